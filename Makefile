@@ -1,0 +1,49 @@
+# The diffopt book. `make help` lists the commands.
+PYTHON ?= python3
+PIP_ARGS ?=
+
+export OMP_NUM_THREADS ?= 1# two chapters, or two tests, run at a time
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+CHROMIUM := .venv/.chromium
+
+.DEFAULT_GOAL := help
+.PHONY: help book test lint types lab format clean distclean
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+book: $(INSTALLED) ## execute the chapters that changed and build _build/html/index.html
+	$(BIN)/python tools/build_book.py
+
+test: $(CHROMIUM) lint types book ## everything: lint, types, chapters, book, unit and browser tests
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+lint: $(INSTALLED) ## ruff: lint and format check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(INSTALLED) ## mypy on the library
+	$(BIN)/mypy
+
+format: $(INSTALLED) ## rewrite the sources in the house format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lab: $(INSTALLED) ## open the chapters in JupyterLab
+	$(BIN)/jupyter lab --notebook-dir=book
+
+clean: ## remove what was built (keeps .venv)
+	rm -rf _build .stage build dist .pytest_cache .mypy_cache .ruff_cache
+
+distclean: clean ## remove .venv too
+	rm -rf .venv
+
+$(INSTALLED): requirements.txt pyproject.toml tools/make_env.py
+	$(PYTHON) tools/make_env.py .venv
+	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) -r requirements.txt -e .
+	@touch $@
+
+$(CHROMIUM): $(INSTALLED) tools/chromium.py
+	$(BIN)/python tools/chromium.py
+	@touch $@
