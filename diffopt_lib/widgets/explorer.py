@@ -1,0 +1,258 @@
+"""The explorer: a figure, controls that move the context x, marks that show y*(x) and its derivative's prediction."""
+
+from __future__ import annotations
+
+import base64
+import html
+import itertools
+import json
+import time
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import anywidget
+import numpy as np
+
+from diffopt_lib.widgets import figure as drawing
+from diffopt_lib.widgets.bake import Baked, Solve, Solver, bake, entries
+from diffopt_lib.widgets.controls import Choice, Control, Pad, complete, plain
+from diffopt_lib.widgets.marks import Mark
+
+HERE = Path(__file__).parent
+
+
+class Explorer(anywidget.AnyWidget):
+    """A figure whose marks follow the context, live in JupyterLab and from a table in a page without a kernel.
+
+    Args:
+        figure: a matplotlib figure with everything that does not move. Its limits are final; it is closed after use.
+        controls: `Slider`, `Pad`, `Choice`; together they are the context.
+        marks: what moves; see `diffopt_lib.widgets.marks` for the array each one takes.
+        solve: `solve(context) -> {mark name: array}`, numpy or torch. The context maps a control's name to a float
+            (Slider), an array of shape (2,) (Pad) or a string (Choice). For a mark with `derivative=True` it also returns
+            `"<name>_jacobian"` of shape (*mark shape, d), the derivative with respect to the d continuous scalars of the
+            context in control order (a Slider counts 1, a Pad 2, a Choice or an integer Slider 0).
+        presets: name to the part of the context it sets. An entry `"anchor"` also sets x0 of the prediction; an entry
+            `"note"` is a sentence shown while the preset is.
+        anchor: x0 at the start, a (partial) context. Default: the start itself.
+        title: one line above the figure. description: what it shows, for those who cannot see it.
+        limit: the most bytes that the stored solutions may take in the page.
+
+    Raises:
+        ValueError: unknown names, an array a mark cannot draw or that changes its shape, a table beyond the limit.
+    """
+
+    _esm = HERE / "explorer.js"
+    _css = HERE / "explorer.css"
+
+    def __init__(
+        self,
+        figure,
+        controls: Sequence[Control],
+        marks: Sequence[Mark],
+        solve: Solve,
+        *,
+        presets: Mapping[str, Mapping] | None = None,
+        anchor: Mapping | None = None,
+        title: str = "",
+        description: str = "",
+        limit: int = 1_000_000,
+    ):
+        super().__init__()
+        check_names(figure, controls, marks)
+        self.controls = list(controls)
+        self.solver = Solver(solve, entries(marks, controls))
+        self.title, self.description = title, description or title
+        svg = drawing.with_theme(drawing.to_svg(figure))
+        axes = drawing.axes_spec(figure)
+
+        start = complete(controls, {})
+        start_anchor = complete(controls, anchor or {})
+        named = {name: read_preset(controls, name, preset) for name, preset in (presets or {}).items()}
+        exact = exact_contexts(controls, start, [start_anchor, *(p["x0"] for p in named.values() if "x0" in p)], named)
+
+        self.baked = bake(self.solver, self.controls, axes, exact)
+        self.table, tables = pack(self.baked)
+        size = len(base64.b64encode(self.table))
+        if size > limit:
+            raise ValueError(
+                f"the widget would store {size:,} bytes, more than {limit:,}: {self.baked.nodes} nodes × "
+                f"{sum(table.codes.shape[1] for table in self.baked.tables.values()):,} numbers. "
+                "Use fewer `steps`, fewer controls, or coarser marks"
+            )
+        width, height = drawing.size(figure)
+        self.payload = {
+            "title": title,
+            "description": self.description,
+            "svg": svg,
+            "width": width,
+            "height": height,
+            "axes": axes,
+            "controls": [control_spec(control) for control in controls],
+            "marks": [mark_spec(mark) for mark in marks],
+            "grid": [axis.spec() for axis in self.baked.grid],
+            "nodes": self.baked.nodes,
+            "tables": tables,
+            "extras": [plain(context) for context in exact],
+            "start": plain(start),
+            "anchor": plain(start_anchor),
+            "presets": {name: {k: v for k, v in p.items() if k in ("set", "anchor", "note")} for name, p in named.items()},
+            "error": self.baked.error,
+            "snapError": self.baked.snap_error,
+            "checks": [
+                {"context": plain(context), "marks": {name: as_list(array) for name, array in arrays.items()}}
+                for context, arrays in self.baked.checks
+            ],
+        }
+        values = {mark.name: self.baked.read(mark.name, start)[0] for mark in marks}
+        pads = [(control.axes, start[control.name]) for control in controls if isinstance(control, Pad)]
+        self.picture = drawing.static_picture(figure, marks, values, pads)
+        close(figure)
+        self.on_msg(self._answer)
+
+    def _answer(self, _widget, message: Mapping, _buffers: Sequence) -> None:
+        """The live protocol. "hello" is answered by the payload, "solve" by the solution at a context or its error."""
+        if message["kind"] == "hello":
+            self.send({"kind": "payload", "payload": self.payload}, buffers=[self.table])
+        elif message["kind"] == "solve":
+            self._answer_solve(message["id"], message["context"])
+
+    def _answer_solve(self, request: int, context: Mapping) -> None:
+        began = time.perf_counter()
+        try:
+            arrays = self.solver(complete(self.controls, context))
+        except Exception as error:  # whatever the author's code raises belongs on the reader's screen
+            message = f"{type(error).__name__}: {error}"
+            self.send({"kind": "error", "id": request, "message": message})
+            return
+        numbers = {name: array for name, array in arrays.items() if array.dtype != object}
+        answer = {
+            "kind": "answer",
+            "id": request,
+            "seconds": time.perf_counter() - began,
+            "names": list(numbers),
+            "strings": {name: list(array.ravel()) for name, array in arrays.items() if array.dtype == object},
+        }
+        self.send(answer, buffers=[np.ascontiguousarray(array, dtype="<f8").tobytes() for array in numbers.values()])
+
+    def to_html(self) -> str:
+        """The widget for a page without a kernel: the picture, and the module and the data that replace it."""
+        payload = {**self.payload, "table": base64.b64encode(self.table).decode()}
+        data = json.dumps(payload, ensure_ascii=False, separators=(",", ":"))
+        data = data.replace("</", "<\\/").replace("<!--", "<\\u0021--")
+        # Browsers refuse `import` from file://, so the module is inline. Modules run after the page is parsed: the
+        # first one mounts every widget of the page, the others find nothing left to do.
+        return (
+            f"<style>{read('explorer.css')}</style>"
+            f'<div class="diffopt-explorer" data-static><img src="{self.picture}" alt="{html.escape(self.description)}">'
+            f'<script type="application/json">{data}</script></div>'
+            f'<script type="module">{read("explorer.js")}\nmountAll(document);</script>'
+        )
+
+    def _repr_mimebundle_(self, **kwargs) -> tuple[dict, dict]:
+        data, metadata = super()._repr_mimebundle_(**kwargs)
+        return {**data, "text/plain": f"Explorer: {self.description}", "text/html": self.to_html()}, metadata
+
+
+def read(name: str) -> str:
+    return (HERE / name).read_text(encoding="utf-8")
+
+
+def check_names(figure, controls: Sequence[Control], marks: Sequence[Mark]) -> None:
+    names = [control.name for control in controls]
+    if len(set(names)) < len(names):
+        raise ValueError(f"controls must have distinct names, got {names}")
+    names = [mark.name for mark in marks]
+    if len(set(names)) < len(names):
+        raise ValueError(f"marks must have distinct names, got {names}")
+    for item in [*marks, *(control for control in controls if isinstance(control, Pad))]:
+        if not 0 <= item.axes < len(figure.axes):
+            raise ValueError(f"{item.name!r}: axes={item.axes}, but the figure has {len(figure.axes)} axes")
+    for mark in marks:
+        position = getattr(mark, "position", None)
+        if isinstance(position, str) and not any(m.name == position and m.kind == "points" for m in marks):
+            raise ValueError(f"mark {mark.name!r}: position={position!r} is not the name of a Points mark")
+
+
+def read_preset(controls: Sequence[Control], name: str, preset: Mapping) -> dict:
+    """What a preset sets, with its full context (what it does not name being at its default) and its anchor's."""
+    changes = {key: value for key, value in preset.items() if key not in ("anchor", "note")}
+    try:
+        full = complete(controls, changes)
+        read = {"set": plain({key: full[key] for key in changes}), "context": full}
+        if "anchor" in preset:
+            read["x0"] = complete(controls, {**full, **preset["anchor"]})
+            read["anchor"] = plain(read["x0"])
+    except ValueError as error:
+        raise ValueError(f"preset {name!r}: {error}") from None
+    if "note" in preset:
+        read["note"] = str(preset["note"])
+    return read
+
+
+def exact_contexts(controls: Sequence[Control], start: Mapping, anchors: Sequence[Mapping], named: Mapping) -> list[dict]:
+    """Contexts that the page shows without interpolation: the start, the presets, and the anchors for every choice."""
+    choices = [control for control in controls if isinstance(control, Choice)]
+    contexts = [dict(start), *(preset["context"] for preset in named.values())]
+    for anchor in anchors:
+        for options in itertools.product(*(control.options for control in choices)):
+            contexts.append({**anchor, **{c.name: option for c, option in zip(choices, options, strict=True)}})
+    distinct = {json.dumps(plain(context)): context for context in contexts}
+    return list(distinct.values())
+
+
+def pack(baked: Baked) -> tuple[bytes, dict]:
+    """All tables in one deflated block of bytes, and where each of them lies in it."""
+    blocks, specs, offset = [], {}, 0
+    for name, table in baked.tables.items():
+        codes = np.ascontiguousarray(table.codes.astype(table.codes.dtype.newbyteorder("<")))
+        jumps = np.asarray(table.jumps, dtype=np.uint8)
+        blocks += [codes.tobytes(), jumps.tobytes()]
+        specs[name] = {
+            "shape": list(table.shape),
+            "size": table.codes.shape[1],
+            "byte": table.codes.dtype == np.uint8,
+            "codes": offset,
+            "jumps": offset + codes.nbytes,
+            "low": table.low.tolist(),
+            "step": table.step.tolist(),
+            "span": table.span.tolist(),
+            "nan": table.nan,
+            "log": table.log.tolist(),
+            "strings": table.strings,
+        }
+        offset += codes.nbytes + jumps.nbytes
+    return zlib.compress(b"".join(blocks), 9), specs
+
+
+def resolve_color(color: str) -> str:
+    """A colour for both themes: black becomes the page's ink."""
+    from matplotlib.colors import to_hex
+
+    color = to_hex(color)
+    return "var(--ink)" if color == "#000000" else color
+
+
+def mark_spec(mark: Mark) -> dict:
+    shared = {name: getattr(mark, name) for name in ("kind", "name", "label", "axes", "unit", "derivative")}
+    return {**shared, "color": resolve_color(mark.color), **mark.style()}
+
+
+def control_spec(control: Control) -> dict:
+    spec = control.spec()
+    return {**spec, "color": resolve_color(control.color)} if isinstance(control, Pad) else spec
+
+
+def as_list(array: np.ndarray) -> list:
+    """Flat, with null for NaN."""
+    if array.dtype == object:
+        return list(array.ravel())
+    return [None if np.isnan(v) else float(f"{v:.9g}") for v in array.ravel()]
+
+
+def close(figure) -> None:
+    """Keep the inline backend from showing the bare figure under the widget."""
+    import matplotlib.pyplot as plt
+
+    plt.close(figure)
