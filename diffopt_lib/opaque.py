@@ -1,0 +1,62 @@
+"""Run an algorithm on plain tensors, hidden from every derivative, even inside ``torch.func`` transforms.
+
+Iterative solvers ask questions of their data: has it converged, is this matrix singular? Inside ``torch.func.vmap``
+such questions have no answer. But our algorithms are batched already, so a vmapped call is a call with one more batch
+dimension: :func:`opaque` intercepts ``vmap`` and adds that dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Algorithm = Callable[..., tuple[Tensor, ...]]
+
+
+def opaque(algorithm: Algorithm, f: Callable[..., Tensor], state: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
+    """``algorithm(f, state, *parameters)`` without a graph; returns a tuple of tensors that carry no derivative.
+
+    f is a batched function ``f(state, *parameters)``, and every output of the algorithm has the batch dimensions of
+    the state. The algorithm must touch no other tensors.
+    """
+    return _Opaque.apply(algorithm, f, state, *parameters)
+
+
+def add_batch_dim(f: Callable[..., Tensor], batch_size: int, in_dims: tuple, tensors: tuple[Any, ...]):
+    """What a vmapped call f(*tensors) means in plain terms: f and its tensors with one more batch dimension in front.
+
+    The first tensor always gets the dimension, the others only where ``in_dims`` gives one.
+    """
+    first, *others = tensors
+    first = first.expand(batch_size, *first.shape) if in_dims[0] is None else first.movedim(in_dims[0], 0)
+    others = [x if dim is None else x.movedim(dim, 0) for x, dim in zip(others, in_dims[1:], strict=True)]
+    new_dims = (0, *(None if dim is None else 0 for dim in in_dims[1:]))
+    return torch.func.vmap(f, in_dims=new_dims), (first, *others)
+
+
+class _Opaque(torch.autograd.Function):
+    @staticmethod
+    def forward(algorithm, f, state, *parameters):
+        return tuple(algorithm(f, state, *parameters))
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.mark_non_differentiable(*output)
+        ctx.tensors, ctx.outputs = len(inputs) - 2, len(output)
+
+    @staticmethod
+    def backward(ctx, *cotangents):
+        return None, None, *([None] * ctx.tensors)
+
+    @staticmethod
+    def jvp(ctx, *tangents):
+        return (None,) * ctx.outputs
+
+    @staticmethod
+    def vmap(info, in_dims, algorithm, f, *tensors):
+        f, tensors = add_batch_dim(f, info.batch_size, in_dims[2:], tensors)
+        out = _Opaque.apply(algorithm, f, *tensors)
+        return out, tuple(0 for _ in out)

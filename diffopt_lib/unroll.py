@@ -1,0 +1,183 @@
+"""Differentiable unrolled optimizers: y_K(x), the K-th iterate, as a function of everything that went into it.
+
+An optimizer is a recursion s_{k+1} = Φ(s_k, x), where the state s holds the iterate y_k and whatever the optimizer
+remembers. Differentiating through it is the chain rule along the recursion,
+
+    D_x s_{k+1} = D_s Φ · D_x s_k + D_x Φ,                                                         (1)
+
+exact for the iterate that was reached, converged or not. Reverse mode must keep all K states: memory grows like K.
+Two remedies: *truncation* differentiates the last steps only and forgets the rest (biased, by as much as those steps
+still contract); *checkpointing* keeps √K states and recomputes the steps between them (exact, memory √K, one more
+forward pass).
+
+Sources: Maclaurin et al. 2015 (unrolling); Shaban et al. 2019, §3 (truncation); Chen et al. 2016, §4.1 (√K memory).
+Chapter: book/1_optimization/03_derivatives.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .closure import Substitute, make_explicit, pull_back
+from .validate import check_problem, expand_batch
+
+State = tuple[Tensor, ...]
+
+
+class Optimizer(Protocol):
+    """One update rule. The state is a tuple of tensors of the shape of y."""
+
+    def init(self, y: Tensor) -> State: ...
+
+    def update(self, k: int, g: Tensor, state: State) -> tuple[Tensor, State]:
+        """From the gradient g at the k-th iterate (k = 0, 1, …): the step y_{k+1} − y_k, and the new state."""
+        ...
+
+
+@dataclass(frozen=True)
+class SGD:
+    """m ← μ m + g;  y ← y − α m, with learning rate α and momentum μ (0 for plain gradient descent).
+
+    ``lr`` and ``momentum`` may be tensors that require a gradient.
+    """
+
+    lr: float | Tensor
+    momentum: float | Tensor = 0.0
+
+    def init(self, y: Tensor) -> State:
+        return (torch.zeros_like(y),)
+
+    def update(self, k: int, g: Tensor, state: State) -> tuple[Tensor, State]:
+        (m,) = state
+        m = self.momentum * m + g
+        return -self.lr * m, (m,)
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Adam (Kingma & Ba 2015, algorithm 1). ``lr`` and the betas may be tensors that require a gradient.
+
+        m ← β₁ m + (1 − β₁) g,   v ← β₂ v + (1 − β₂) g²,   y ← y − α m̂ / (√v̂ + ε)
+
+    with the bias-corrected m̂ = m / (1 − β₁ᵏ⁺¹), v̂ = v / (1 − β₂ᵏ⁺¹).
+    """
+
+    lr: float | Tensor = 1e-3
+    betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999)
+    eps: float = 1e-8
+
+    def init(self, y: Tensor) -> State:
+        return torch.zeros_like(y), torch.zeros_like(y)
+
+    def update(self, k: int, g: Tensor, state: State) -> tuple[Tensor, State]:
+        m, v = state
+        beta1, beta2 = self.betas
+        m = beta1 * m + (1 - beta1) * g
+        v = beta2 * v + (1 - beta2) * g.square()
+        m_hat = m / (1 - beta1 ** (k + 1))
+        v_hat = v / (1 - beta2 ** (k + 1))
+        return -self.lr * m_hat / (_safe_sqrt(v_hat) + self.eps), (m, v)
+
+
+def _safe_sqrt(v: Tensor) -> Tensor:
+    """√v with derivative 0 at v = 0. There g = 0 and m̂ = 0, so the factor in front of that derivative vanishes too:
+    the derivative of the step is exact, where ∞ · 0 would have made it NaN."""
+    positive = v > 0
+    return torch.where(positive, torch.where(positive, v, 1).sqrt(), 0)
+
+
+def unroll(
+    f: Callable[..., Tensor],
+    y0: Tensor,
+    *x: Tensor,
+    optimizer: Optimizer,
+    steps: int,
+    truncate: int | None = None,
+    checkpoint: bool = False,
+) -> Tensor:
+    """The iterate y_K after K = ``steps`` updates on f(·; x), with its derivative, eq. (1) of this module.
+
+    Gradients reach y0, x, the tensors that f closes over, and the tensors in the optimizer (its learning rate).
+
+    Args:
+        f: objective, ``f(y, *x)`` of shape ``(*batch,)``; element b may depend on y through y[b] only.
+        y0: initial iterate, ``(*batch, n)``. If x has batch dimensions that y0 lacks, y0 is expanded.
+        x: context tensors, batched or shared.
+        optimizer: :class:`SGD` or :class:`Adam`, or anything with the same two methods.
+        steps: number of updates, K ≥ 0.
+        truncate: differentiate only the last ``truncate`` updates. The gradient with respect to y0 is then zero for
+            ``truncate < steps``.
+        checkpoint: keep about √K states and recompute the others in the backward pass. Same result, less memory.
+
+    Returns:
+        y_K, ``(*batch, n)``.
+
+    Raises:
+        ValueError: bad shapes, dtypes, NaN or infinite input, a negative number of steps.
+    """
+    check_problem(y0, x)
+    if steps < 0 or (truncate is not None and truncate < 0):
+        raise ValueError(f"steps and truncate must not be negative, got {steps} and {truncate}")
+    f, hidden, value = make_explicit(f, y0, *x)
+    y0 = expand_batch(y0, value)
+    x = (*x, *hidden)
+
+    kept = steps if truncate is None else min(truncate, steps)
+    state = (y0, *optimizer.init(y0))
+    if kept < steps:
+        with torch.no_grad():
+            state = _run(f, optimizer, 0, steps - kept, state, x)
+        state = tuple(s.detach() for s in state)
+    if not checkpoint:
+        return _run(f, optimizer, steps - kept, steps, state, x)[0]
+
+    hyperparameters = make_explicit(lambda y: optimizer.update(0, y, optimizer.init(y))[0], y0).hidden
+    segment = max(1, math.isqrt(kept))
+    for first in range(steps - kept, steps, segment):
+        last = min(first + segment, steps)
+        state = _Segment.apply(f, optimizer, (first, last), hyperparameters, len(state), *state, *x, *hyperparameters)
+    return state[0]
+
+
+def _run(f, optimizer: Optimizer, first: int, last: int, state: State, x: tuple[Tensor, ...]) -> State:
+    """Updates number first, …, last − 1."""
+    y, *memory = state
+    for k in range(first, last):
+        g = torch.func.grad(lambda y: f(y, *x).sum())(y)
+        step, memory = optimizer.update(k, g, memory)
+        y = y + step
+    return (y, *memory)
+
+
+class _Segment(torch.autograd.Function):
+    """The same updates, of which the graph remembers only the state they started from."""
+
+    @staticmethod
+    def _recompute(f, optimizer, steps, hyperparameters, state_size, *tensors):
+        state, rest = tensors[:state_size], tensors[state_size:]
+        x, substitutes = rest[: len(rest) - len(hyperparameters)], rest[len(rest) - len(hyperparameters) :]
+        with Substitute(hyperparameters, substitutes):
+            return _run(f, optimizer, *steps, state, x)
+
+    @staticmethod
+    def forward(*inputs):
+        return _Segment._recompute(*inputs)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.recipe, tensors = inputs[:5], inputs[5:]
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx, *cotangents):
+        tensors = ctx.saved_tensors
+        free = [i for i, t in enumerate(tensors) if t.is_floating_point() and ctx.needs_input_grad[5 + i]]
+        recompute = partial(_Segment._recompute, *ctx.recipe)
+        return *([None] * 5), *pull_back(recompute, tensors, free, cotangents)
