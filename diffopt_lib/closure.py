@@ -84,7 +84,7 @@ def make_explicit(f: Callable[..., Tensor], *arguments: Tensor) -> Explicit:
     with torch.enable_grad(), _Record(plain) as record:
         out = f(*plain)
     # Transforms such as torch.func.grad inside f make wrappers of their own, which are dead once f has returned.
-    hidden = [x for x in record.hidden if not torch._C._functorch.is_dead_tensor_wrapper(x)]
+    hidden = [x for x in record.hidden if not torch._C._functorch.is_dead_tensor_wrapper(x)]  # type: ignore[attr-defined]
     if not hidden and not out.requires_grad:
         return Explicit(f, [], out)
 

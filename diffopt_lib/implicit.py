@@ -112,7 +112,7 @@ def _adjoint(residual: Residual, solve: LinearSolve, z: Tensor, g: Tensor, theta
     return _linear_root(product, _transpose(solve), -g, z, *theta)
 
 
-def _tangent(residual: Residual, solve: LinearSolve, z: Tensor, theta: Sequence[Tensor], theta_dot) -> Tensor:
+def _tangent(residual: Residual, solve: LinearSolve, z: Tensor, theta: Sequence[Tensor], theta_dot: Sequence) -> Tensor:
     """ż with D_z R ż = −D_θ R θ̇, eq. (3), itself differentiable in θ̇, z and θ."""
 
     def product(z_dot, z, *theta):

@@ -98,7 +98,7 @@ def _gradient(f: Callable[..., Tensor], y: Tensor, *x: Tensor) -> Tensor:
     return torch.func.grad(lambda y: f(y, *x).sum())(y)
 
 
-def _one_step(f, y: Tensor, x: tuple[Tensor, ...], method: Method, memory: Memory) -> Tensor:
+def _one_step(f: Callable[..., Tensor], y: Tensor, x: tuple[Tensor, ...], method: Method, memory: Memory) -> Tensor:
     """y* with the derivative of the method's last update y* − P ∇f(y*; x), in which y* and P are held."""
     y = y.detach()
     batch, n = y.shape[:-1], y.shape[-1]
@@ -128,28 +128,23 @@ def descend(
     batch, n = y0.shape[:-1], y0.shape[-1]
     objective = Objective(f, x, batch)
     y = y0.reshape(-1, n)
+    value, g = objective.value_and_gradient(y)
+    memory = method.start(y, g)
+    residual = _largest_entry(g)
+    converged = residual <= tolerance
+    if converged.any():
+        converged &= method.is_minimum(objective, y)
     index = torch.arange(len(y), device=y.device)
     finished: list[tuple[Tensor, ...]] = []
-    rounding = 10 * torch.finfo(y.dtype).eps
 
     for k in range(max_iterations + 1):
-        value, g = objective.value_and_gradient(y)
-        residual = g.detach().abs().amax(-1)
-        if k == 0:
-            memory = method.start(y, g)
-            converged = residual <= tolerance
-            if converged.any():
-                converged &= method.is_minimum(objective, y)
-        else:
-            # The gradient has stopped falling and the next decrease of f would drown in rounding: no better can be had.
-            exhausted = (predicted <= rounding * value.abs()) & (residual > 0.5 * last_residual)
-            converged = (residual <= tolerance) | exhausted
-        unbounded = (y.detach().abs().amax(-1) > 1e12) | (value < -1e20)
-        broken = ~(torch.isfinite(value) & torch.isfinite(residual)) | unbounded
-        stop = converged | broken if k < max_iterations else torch.ones_like(converged)
-        if stop.any() or len(index) == 0:
+        unbounded = (_largest_entry(y) > 1e12) | (value < -1e20)
+        undefined = ~(torch.isfinite(value) & torch.isfinite(residual)) & ~unbounded
+        stop = converged | unbounded | undefined | (k == max_iterations)
+        if stop.any() or len(y) == 0:
             iterations = torch.full_like(index, k)
-            everything = (index, y, residual, iterations, converged & ~broken, unbounded, *memory)
+            converged = converged & ~unbounded & ~undefined
+            everything = (index, y, residual, iterations, converged, unbounded, undefined, *memory)
             finished.append(tuple(t[stop] for t in everything))
             keep = ~stop
             if not keep.any():
@@ -157,28 +152,40 @@ def descend(
             objective = objective.select(keep, y)
             index, y, value, g, residual = (t[keep] for t in (index, y, value, g, residual))
             memory = tuple(m[keep] for m in memory)
-        last_residual = residual
         y, memory, predicted = method.step(objective, y, value, g, memory)
+        value, g = objective.value_and_gradient(y)
+        last_residual, residual = residual, _largest_entry(g)
+        # The next decrease of f would drown in rounding, and the gradient has stopped falling: no better can be had.
+        rounding = 10 * torch.finfo(y.dtype).eps * value.abs()
+        exhausted = (predicted <= rounding) & (residual > 0.5 * last_residual)
+        converged = (residual <= tolerance) | exhausted
 
     index, *columns = (torch.cat(pieces) for pieces in zip(*finished, strict=True))
     order = index.argsort()
-    y, residual, iterations, converged, unbounded, *memory = (c[order].reshape((*batch, *c.shape[1:])) for c in columns)
+    columns = [c[order].reshape((*batch, *c.shape[1:])) for c in columns]
+    y, residual, iterations, converged, unbounded, undefined = columns[:6]
     if on_failure == "raise" and not converged.all():
-        _raise_failed(residual, iterations, converged, unbounded, tolerance)
-    return y, residual, iterations, converged, *memory
+        _raise_failed(residual, iterations, ~converged, unbounded, undefined, tolerance)
+    return y, residual, iterations, converged, *columns[6:]
 
 
-def _raise_failed(residual: Tensor, iterations: Tensor, converged: Tensor, unbounded: Tensor, tolerance: float):
-    failed = ~converged
-    if (failed & unbounded).any():
-        failed = failed & unbounded
-        reason = "f seems to be unbounded below: the iterates left every reasonable bound."
-    elif (failed & ~torch.isfinite(residual)).any():
-        failed = failed & ~torch.isfinite(residual)
-        reason = f"f or its gradient is not finite (first seen at iteration {iterations[failed].min().item()})."
-    else:
-        reason = (
-            f"no convergence to a gradient of {tolerance:.1e} in {iterations[failed].max().item()} iterations "
-            f"(it is {residual[failed].max().item():.1e})."
+def _largest_entry(v: Tensor) -> Tensor:
+    return v.detach().abs().amax(-1)
+
+
+def _raise_failed(
+    residual: Tensor, iterations: Tensor, failed: Tensor, unbounded: Tensor, undefined: Tensor, tolerance: float
+) -> None:
+    """Raise for the worst kind of failure that occurred, naming the elements of that kind."""
+    if unbounded.any():
+        raise SolverError(
+            "f seems to be unbounded below: the iterates left every reasonable bound.", failed_indices(unbounded)
         )
-    raise SolverError(reason, failed_indices(failed))
+    if undefined.any():
+        first = iterations[undefined].min().item()
+        raise SolverError(f"f or its gradient is not finite (at iteration {first}).", failed_indices(undefined))
+    raise SolverError(
+        f"no convergence to a gradient of {tolerance:.1e} in {iterations[failed].max().item()} iterations "
+        f"(it is {residual[failed].max().item():.1e}).",
+        failed_indices(failed),
+    )

@@ -31,7 +31,7 @@ class Objective:
 
     def value(self, y: Tensor) -> Tensor:
         """f at each row, ``(k,)``."""
-        if self.rows is None:
+        if self.rows is None or self.others is None:
             return self.f(y.reshape(*self.batch, y.shape[-1]), *self.x).reshape(-1)
         everything = self.others.index_copy(0, self.rows, y)
         return self.f(everything.reshape(*self.batch, y.shape[-1]), *self.x).reshape(-1)[self.rows]

@@ -25,7 +25,9 @@ def opaque(algorithm: Algorithm, f: Callable[..., Tensor], state: Tensor, *param
     return _Opaque.apply(algorithm, f, state, *parameters)
 
 
-def add_batch_dim(f: Callable[..., Tensor], batch_size: int, in_dims: tuple, tensors: tuple[Any, ...]):
+def add_batch_dim(
+    f: Callable[..., Tensor], batch_size: int, in_dims: tuple[int | None, ...], tensors: tuple[Any, ...]
+) -> tuple[Callable[..., Tensor], tuple[Any, ...]]:
     """What a vmapped call f(*tensors) means in plain terms: f and its tensors with one more batch dimension in front.
 
     The first tensor always gets the dimension, the others only where ``in_dims`` gives one.

@@ -17,9 +17,8 @@ Chapter: book/1_optimization/03_derivatives.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Protocol
 
 import torch
@@ -139,16 +138,24 @@ def unroll(
         return _run(f, optimizer, steps - kept, steps, state, x)[0]
 
     hyperparameters = make_explicit(lambda y: optimizer.update(0, y, optimizer.init(y))[0], y0).hidden
-    segment = max(1, math.isqrt(kept))
-    for first in range(steps - kept, steps, segment):
-        last = min(first + segment, steps)
-        state = _Segment.apply(f, optimizer, (first, last), hyperparameters, len(state), *state, *x, *hyperparameters)
+    length = max(1, math.isqrt(kept))
+    a, b = len(state), len(state) + len(x)
+    for first in range(steps - kept, steps, length):
+        last = min(first + length, steps)
+
+        def segment(*tensors: Tensor, first: int = first, last: int = last) -> State:
+            with Substitute(hyperparameters, tensors[b:]):
+                return _run(f, optimizer, first, last, tensors[:a], tensors[a:b])
+
+        state = _Checkpoint.apply(segment, *state, *x, *hyperparameters)
     return state[0]
 
 
-def _run(f, optimizer: Optimizer, first: int, last: int, state: State, x: tuple[Tensor, ...]) -> State:
+def _run(
+    f: Callable[..., Tensor], optimizer: Optimizer, first: int, last: int, state: State, x: Sequence[Tensor]
+) -> State:
     """Updates number first, …, last − 1."""
-    y, *memory = state
+    y, memory = state[0], state[1:]
     for k in range(first, last):
         g = torch.func.grad(lambda y: f(y, *x).sum())(y)
         step, memory = optimizer.update(k, g, memory)
@@ -156,28 +163,22 @@ def _run(f, optimizer: Optimizer, first: int, last: int, state: State, x: tuple[
     return (y, *memory)
 
 
-class _Segment(torch.autograd.Function):
-    """The same updates, of which the graph remembers only the state they started from."""
+class _Checkpoint(torch.autograd.Function):
+    """segment(*tensors), of which the graph remembers only the tensors that went in."""
+
+    generate_vmap_rule = True
 
     @staticmethod
-    def _recompute(f, optimizer, steps, hyperparameters, state_size, *tensors):
-        state, rest = tensors[:state_size], tensors[state_size:]
-        x, substitutes = rest[: len(rest) - len(hyperparameters)], rest[len(rest) - len(hyperparameters) :]
-        with Substitute(hyperparameters, substitutes):
-            return _run(f, optimizer, *steps, state, x)
-
-    @staticmethod
-    def forward(*inputs):
-        return _Segment._recompute(*inputs)
+    def forward(segment, *tensors):
+        return segment(*tensors)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        ctx.recipe, tensors = inputs[:5], inputs[5:]
+        ctx.segment, *tensors = inputs
         ctx.save_for_backward(*tensors)
 
     @staticmethod
     def backward(ctx, *cotangents):
         tensors = ctx.saved_tensors
-        free = [i for i, t in enumerate(tensors) if t.is_floating_point() and ctx.needs_input_grad[5 + i]]
-        recompute = partial(_Segment._recompute, *ctx.recipe)
-        return *([None] * 5), *pull_back(recompute, tensors, free, cotangents)
+        free = [i for i, t in enumerate(tensors) if t.is_floating_point() and ctx.needs_input_grad[1 + i]]
+        return None, *pull_back(ctx.segment, tensors, free, cotangents)

@@ -1,4 +1,4 @@
-"""Shared by all tests: one thread per test process, double precision where a test asks for it, and the real data."""
+"""Shared by all tests: one thread per process, a seeded generator, the real data, and the CUDA marker."""
 
 import os
 from pathlib import Path
@@ -13,6 +13,18 @@ torch.set_num_threads(1)
 def generator() -> torch.Generator:
     """A seeded generator: the same numbers in every run."""
     return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def device(request: pytest.FixtureRequest) -> str:
+    """The same test on every device there is."""
+    return request.param
+
+
+@pytest.fixture(params=[torch.float32, torch.float64], ids=["float32", "float64"])
+def dtype(request: pytest.FixtureRequest) -> torch.dtype:
+    """The same test in both precisions."""
+    return request.param
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,76 @@
+"""Closure conversion: every tensor that needs a gradient becomes an argument."""
+
+import pytest
+import torch
+
+from diffopt_lib.closure import make_explicit, pull_back, vary
+
+
+def test_no_hidden_tensor_returns_the_function_itself():
+    def f(y):
+        return y.square()
+
+    explicit = make_explicit(f, torch.ones(2))
+    assert explicit.f is f and explicit.hidden == []
+    torch.testing.assert_close(explicit.value, torch.ones(2))
+
+
+def test_leaf_non_leaf_and_module_parameters_are_found_once_each():
+    w = torch.ones(2, requires_grad=True)
+    scaled = 3 * w
+    layer = torch.nn.Linear(2, 2)
+    explicit = make_explicit(lambda y: layer(y * w) + scaled + w, torch.ones(2))
+    found = {id(t) for t in explicit.hidden}
+    assert found == {id(w), id(scaled), id(layer.weight), id(layer.bias)}
+
+
+def test_constants_without_gradient_stay_hidden():
+    c = torch.ones(2)
+    assert make_explicit(lambda y: y * c, torch.ones(2)).hidden == []
+
+
+def test_substituted_values_are_used():
+    w = torch.tensor([2.0, 3.0], requires_grad=True)
+    explicit = make_explicit(lambda y: torch.cat([y * w, w[:1]]).sum(), torch.ones(2))
+    torch.testing.assert_close(explicit.f(torch.ones(2), torch.tensor([5.0, 7.0])), torch.tensor(17.0))
+
+
+def test_transforms_inside_the_function_leave_no_trace():
+    w = torch.ones(2, requires_grad=True)
+
+    def f(y):
+        return torch.func.grad(lambda v: (w * v.square()).sum())(y)
+
+    explicit = make_explicit(f, torch.ones(2))
+    assert [id(t) for t in explicit.hidden] == [id(w)]
+
+
+def test_arguments_that_require_gradients_are_not_hidden():
+    y = torch.ones(2, requires_grad=True)
+    assert make_explicit(lambda y: 2 * y, y).hidden == []
+
+
+def test_unfollowable_dependence_raises():
+    class Identity(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, g):
+            return g
+
+    w = torch.ones(2, requires_grad=True)
+    with pytest.raises(ValueError, match="can't be followed"):
+        make_explicit(lambda y: y + Identity.apply(w), torch.ones(2))
+
+
+def test_vary_and_pull_back_pick_arguments():
+    def f(a, b, c):
+        return a * b + c
+
+    a, b, c = (torch.tensor(v) for v in (2.0, 3.0, 4.0))
+    assert vary(f, (a, b, c), [1])(torch.tensor(10.0)) == 24
+    gradients = pull_back(f, (a, b, c), [0, 2], torch.tensor(1.0))
+    assert gradients[0] == 3 and gradients[1] is None and gradients[2] == 1
+    assert pull_back(f, (a, b, c), [], torch.tensor(1.0)) == [None, None, None]
