@@ -196,6 +196,8 @@ def build_html() -> None:
         print("The pages are up to date.")
         return
     HTML_DIGEST.unlink(missing_ok=True)
+    # Written anew from Sphinx's cache, so that no page stays behind whose source is gone.
+    shutil.rmtree(HTML, ignore_errors=True)
     jupyter_book = Path(sys.executable).with_name("jupyter-book")
     command = [jupyter_book, "build", STAGE, "--path-output", ROOT, "-W", "--keep-going"]
     result = subprocess.run(command, cwd=ROOT)

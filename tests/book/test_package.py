@@ -1,0 +1,97 @@
+"""The library as a package: what its wheel holds, and what importing it needs."""
+
+import inspect
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import diffopt_lib
+import diffopt_lib.layers
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Only torch, numpy and scipy, and what they need themselves, may be imported; the rest is as if not installed.
+BARE_IMPORT = """
+import sys
+
+HIDDEN = ["cvxpy", "cvxpylayers", "diffcp", "matplotlib", "anywidget", "ipywidgets", "IPython", "sklearn", "PIL",
+          "safetensors", "tqdm", "yaml", "pandas", "requests"]
+sys.modules.update(dict.fromkeys(HIDDEN))  # None makes `import` raise ModuleNotFoundError
+
+import torch
+import diffopt_lib
+import diffopt_lib.layers
+
+x = torch.tensor([-1.0, 2.0], requires_grad=True)
+y = diffopt_lib.argmin(lambda y, x: ((y - x) ** 2).sum(-1), torch.zeros(2), x).y
+y.sum().backward()
+assert torch.allclose(y, x) and torch.allclose(x.grad, torch.ones(2)), (y, x.grad)
+"""
+
+
+def test_imports_with_torch_numpy_and_scipy_alone() -> None:
+    result = subprocess.run([sys.executable, "-c", BARE_IMPORT], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    """The wheel that `pip install .` builds, from a copy of what git would hand out."""
+    folder = tmp_path_factory.mktemp("wheel")
+    listing = ["git", "ls-files", "-co", "--exclude-standard", "diffopt_lib", "pyproject.toml", "README.md", "LICENSE*"]
+    names = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    for name in names:
+        copy = folder / "source" / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes((ROOT / name).read_bytes())
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    command += ["--wheel-dir", str(folder), str(folder / "source")]
+    subprocess.run(command, check=True)
+    return zipfile.ZipFile(next(folder.glob("*.whl")))
+
+
+def test_wheel_holds_every_file_of_the_library(wheel: zipfile.ZipFile) -> None:
+    """Modules, JavaScript, stylesheet, weights and the typing marker; nothing else of the repository."""
+    names = set(wheel.namelist())
+    for path in (ROOT / "diffopt_lib").rglob("*"):
+        if path.suffix in (".py", ".js", ".css", ".json", ".safetensors", ".npz", ".typed"):
+            assert path.relative_to(ROOT).as_posix() in names
+    assert "diffopt_lib/py.typed" in names
+    assert "diffopt_lib/widgets/explorer.js" in names
+    assert {name.partition("/")[0] for name in names} == {"diffopt_lib", "diffopt_lib-0.1.0.dist-info"}
+
+
+def test_wheel_needs_torch_numpy_and_scipy_only(wheel: zipfile.ZipFile) -> None:
+    metadata = wheel.read("diffopt_lib-0.1.0.dist-info/METADATA").decode()
+    required = [line for line in metadata.splitlines() if line.startswith("Requires-Dist:") and "extra ==" not in line]
+    assert sorted(line.split()[1].split(">")[0] for line in required) == ["numpy", "scipy", "torch"]
+
+
+def exported() -> list[object]:
+    """The names that the library exports, by what they stand for."""
+    return [getattr(module, name) for module in (diffopt_lib, diffopt_lib.layers) for name in module.__all__]
+
+
+def exported_functions() -> list[Callable[..., object]]:
+    """The exported functions and the public methods of the exported classes."""
+    found = []
+    for value in exported():
+        members = vars(value) if inspect.isclass(value) else {value.__name__: value}
+        found += [member for name, member in members.items() if inspect.isfunction(member) and name[0] != "_"]
+    return found
+
+
+@pytest.mark.parametrize("function", exported_functions(), ids=lambda function: function.__qualname__)
+def test_public_functions_are_typed(function: Callable[..., object]) -> None:
+    signature = inspect.signature(function)
+    parameters = [parameter for name, parameter in signature.parameters.items() if name != "self"]
+    assert [parameter.name for parameter in parameters if parameter.annotation is parameter.empty] == []
+    assert signature.return_annotation is not signature.empty
+
+
+def test_public_names_are_documented() -> None:
+    assert [value for value in exported() if not inspect.getdoc(value)] == []
