@@ -1,16 +1,11 @@
 """The library as a package: what its wheel holds, and what importing it needs."""
 
-import inspect
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-import diffopt_lib
-import diffopt_lib.layers
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -69,29 +64,3 @@ def test_wheel_needs_torch_numpy_and_scipy_only(wheel: zipfile.ZipFile) -> None:
     metadata = wheel.read("diffopt_lib-0.1.0.dist-info/METADATA").decode()
     required = [line for line in metadata.splitlines() if line.startswith("Requires-Dist:") and "extra ==" not in line]
     assert sorted(line.split()[1].split(">")[0] for line in required) == ["numpy", "scipy", "torch"]
-
-
-def exported() -> list[object]:
-    """The names that the library exports, by what they stand for."""
-    return [getattr(module, name) for module in (diffopt_lib, diffopt_lib.layers) for name in module.__all__]
-
-
-def exported_functions() -> list[Callable[..., object]]:
-    """The exported functions and the public methods of the exported classes."""
-    found = []
-    for value in exported():
-        members = vars(value) if inspect.isclass(value) else {value.__name__: value}
-        found += [member for name, member in members.items() if inspect.isfunction(member) and name[0] != "_"]
-    return found
-
-
-@pytest.mark.parametrize("function", exported_functions(), ids=lambda function: function.__qualname__)
-def test_public_functions_are_typed(function: Callable[..., object]) -> None:
-    signature = inspect.signature(function)
-    parameters = [parameter for name, parameter in signature.parameters.items() if name != "self"]
-    assert [parameter.name for parameter in parameters if parameter.annotation is parameter.empty] == []
-    assert signature.return_annotation is not signature.empty
-
-
-def test_public_names_are_documented() -> None:
-    assert [value for value in exported() if not inspect.getdoc(value)] == []
