@@ -2,7 +2,6 @@
 PYTHON ?= python3
 PIP_ARGS ?=
 
-export OMP_NUM_THREADS ?= 1# two chapters, or two tests, run at a time
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 CHROMIUM := .venv/.chromium
@@ -17,7 +16,7 @@ book: $(INSTALLED) ## execute the chapters that changed and build _build/html/in
 	$(BIN)/python tools/build_book.py
 
 test: $(CHROMIUM) lint types book ## everything: lint, types, chapters, book, unit and browser tests
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
 
 lint: $(INSTALLED) ## ruff: lint and format check
 	$(BIN)/ruff check .
@@ -31,7 +30,7 @@ format: $(INSTALLED) ## rewrite the sources in the house format
 	$(BIN)/ruff format .
 
 lab: $(INSTALLED) ## open the chapters in JupyterLab
-	$(BIN)/jupyter lab --notebook-dir=book
+	$(BIN)/jupyter lab --notebook-dir=book $(if $(filter 0,$(shell id -u)),--allow-root)
 
 clean: ## remove what was built (keeps .venv)
 	rm -rf _build .stage build dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,6 +1,6 @@
 """Photograph every built page, wide and as on a phone, light and dark, into `_build/screenshots`.
 
-Or one page, as wide readers first see it: `python tools/screenshots.py book/1_optimization/01_argmin.html docs/page.png`.
+Or one page, as it first appears: `python tools/screenshots.py book/1_optimization/01_argmin.html docs/page.png`.
 """
 
 import sys

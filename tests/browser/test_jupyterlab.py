@@ -19,6 +19,9 @@ ROOT = Path(__file__).resolve().parents[2]
 CHAPTER = ROOT / "book" / "1_optimization" / "02_activations.ipynb"
 ANSWERS = 40
 
+# With tests in several processes, all of these in one: they share a server.
+pytestmark = pytest.mark.xdist_group("jupyterlab")
+
 # Every cell is in the page, also those out of view, and no news is fetched.
 SETTINGS = {
     "notebook-extension/tracker": {"windowingMode": "none"},
