@@ -30,6 +30,10 @@ def test_commands_exist() -> None:
     assert named <= known
 
 
+def test_times_are_filled_in() -> None:
+    assert re.findall(r"@[A-Z]+@", README) == []
+
+
 def test_links_lead_to_files() -> None:
     links = re.findall(r"\]\(([^)]+)\)", README)
     assert [link for link in links if "://" not in link and not (ROOT / link).exists()] == []
