@@ -29,7 +29,7 @@ def public_objects():
                 yield pytest.param(value, id=f"{name}.{attribute}")
 
 
-@pytest.mark.parametrize("value", public_objects())
+@pytest.mark.parametrize("value", list(public_objects()))
 def test_every_public_object_is_documented_and_annotated(value):
     assert inspect.getdoc(value)
     function = value.__init__ if inspect.isclass(value) else value
