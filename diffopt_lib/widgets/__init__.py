@@ -17,11 +17,11 @@ A chapter's widget is a matplotlib figure, controls that move the context x, mar
         y = x if inside else r * x / n
         dx = np.eye(2) if inside else r / n * (np.eye(2) - np.outer(x, x) / n**2)
         dr = np.zeros(2) if inside else x / n
-        return {"y": y, "y_jacobian": np.column_stack([dx, dr])}        # (2, 3): the Pad's two columns, the Slider's one
+        return {"y": y, "y_jacobian": np.column_stack([dx, dr])}        # (2, 3): two columns of the Pad, one of the Slider
 
     Explorer(
         figure,
-        controls=[Pad("x", (-2, 2), (-1.5, 1.5), value=(1.3, 0.9), label="the point x"), Slider("r", 0.2, 1.4, value=1.0)],
+        controls=[Pad("x", (-2, 2), (-1.5, 1.5), value=(1.3, 0.9)), Slider("r", 0.2, 1.4, value=1.0, steps=13)],
         marks=[Points("y", color="C1", label="y*(x)", derivative=True)],
         solve=solve,
         anchor={"x": (1.6, -0.2)},                                      # x0: the prediction from there is already off
@@ -30,8 +30,9 @@ A chapter's widget is a matplotlib figure, controls that move the context x, mar
         description="A point x and its projection onto a disc, with the derivative's linear prediction of it.",
     )
 
-as the last expression of a cell. `solve` runs once per grid node (times about two, for the search for jumps), so keep it
-in the millisecond range or lower the controls' `steps`. See `marks` for the arrays and `Explorer` for the rest.
+as the last expression of a cell. `solve` runs about twice per grid node (once for the table, once for the search for
+jumps), so keep it in the millisecond range or lower the controls' `steps`. See `marks` for the arrays and `Explorer` for
+the rest.
 """
 
 from diffopt_lib.widgets.controls import Choice, Pad, Slider

@@ -88,7 +88,9 @@ class Slider:
         if self.scale == "log" and self.low <= 0:
             raise ValueError(f"control {self.name!r}: a log scale needs low > 0, got {self.low}")
         if self.integer and (int(self.low) != self.low or int(self.high) != self.high):
-            raise ValueError(f"control {self.name!r}: an integer slider needs whole bounds, got {self.low}, {self.high}")
+            raise ValueError(
+                f"control {self.name!r}: an integer slider needs whole bounds, got {self.low}, {self.high}"
+            )
 
     def default(self) -> float:
         if self.value is not None:

@@ -236,25 +236,31 @@ function drawText(node, mark, values, axes, anchorPoint) {
   if (shown) build(node, { x, y }, []);
 }
 
-function drawPixels(canvas, mark, data) {
-  const [height, width] = mark.shape, channels = mark.kind === "image" ? mark.shape[2] : 1;
-  const context = canvas.getContext("2d"), pixels = context.createImageData(width, height);
+/** Fills RGBA pixels with a matrix, row 0 at the bottom. */
+function heatPixels(pixels, mark, data) {
+  const [height, width] = mark.shape, { colors, vmin, vmax } = mark, levels = colors.length / 3 - 1;
   for (let i = 0; i < width * height; i++) {
-    // Row 0 of a heat map lies at the bottom, of an image at the top.
-    const row = Math.floor(i / width), source = mark.kind === "image" ? i : (height - 1 - row) * width + (i % width);
-    let color;
-    if (mark.kind === "image") {
-      color = [data[i * channels], data[i * channels + 1], data[i * channels + 2], channels === 4 ? data[i * channels + 3] : 255];
-    } else if (Number.isNaN(data[source])) {
-      color = [0, 0, 0, 0];
-    } else {
-      const level = clamp((data[source] - mark.vmin) / (mark.vmax - mark.vmin || 1), 0, 1) * (mark.colors.length / 3 - 1);
-      const below = 3 * Math.min(Math.floor(level), mark.colors.length / 3 - 2), part = level - below / 3;
-      color = [0, 1, 2].map((c) => mark.colors[below + c] * (1 - part) + mark.colors[below + 3 + c] * part).concat(255);
-    }
-    pixels.data.set(color, 4 * i);
+    const value = data[(height - 1 - Math.floor(i / width)) * width + (i % width)];
+    if (Number.isNaN(value)) continue;
+    const color = 3 * Math.round(clamp((value - vmin) / (vmax - vmin || 1), 0, 1) * levels);
+    for (let c = 0; c < 3; c++) pixels[4 * i + c] = colors[color + c];
+    pixels[4 * i + 3] = 255;
   }
-  context.putImageData(pixels, 0, 0);
+}
+
+/** Fills RGBA pixels with a picture, row 0 at the top. */
+function imagePixels(pixels, mark, data) {
+  const [height, width, channels] = mark.shape;
+  for (let i = 0; i < width * height; i++) {
+    for (let c = 0; c < channels; c++) pixels[4 * i + c] = data[channels * i + c];
+    if (channels === 3) pixels[4 * i + 3] = 255;
+  }
+}
+
+function drawPixels(canvas, mark, data) {
+  const context = canvas.getContext("2d"), picture = context.createImageData(canvas.width, canvas.height);
+  (mark.kind === "image" ? imagePixels : heatPixels)(picture.data, mark, data);
+  context.putImageData(picture, 0, 0);
 }
 
 // --------------------------------------------------------------------------------------------------------- the view
@@ -420,6 +426,7 @@ class View {
     this.ghosts = this.predict();
     for (const mark of this.marks) this.drawMark(mark);
     for (const control of this.payload.controls) this.drawControl[control.name]?.();
+    for (const { preset, node } of this.presets) node.setAttribute("aria-pressed", this.key({ ...this.context, ...preset.set }) === this.key());
     this.drawLegend();
     this.drawStatus();
     this.lastDrawMs = performance.now() - began;
@@ -542,6 +549,7 @@ class View {
       const text = (control.integer ? String(value) : decimal(value, control.high - control.low, control.log)) + suffix(control);
       if (document.activeElement !== input || Math.abs(Number(input.value) - fractionOf(scale, value)) > step) input.value = fractionOf(scale, value);
       input.setAttribute("aria-valuetext", text);
+      input.style.setProperty("--at", fractionOf(scale, value));
       output.textContent = text;
       tick.hidden = !this.derivatives.length || control.integer;
       tick.style.setProperty("--at", fractionOf(scale, this.anchor[control.name]));
@@ -609,18 +617,20 @@ class View {
 
   buildPresets() {
     const { presets } = this.payload;
-    const row = html("div", { class: "explorer-presets", role: "group", "aria-label": "presets" });
+    let row = html("div", { class: "explorer-presets", role: "group", "aria-label": "presets" });
     const button = (text, title, act) => {
       const node = html("button", { type: "button", title }, text);
       node.addEventListener("click", act);
       row.append(node);
       return node;
     };
-    for (const [name, preset] of Object.entries(presets)) button(name, preset.note, () => this.goTo(preset));
+    this.presets = Object.entries(presets).map(([name, preset]) => ({ preset, node: button(name, preset.note, () => this.goTo(preset)) }));
+    this.note = html("p", { class: "explorer-note", "aria-live": "polite" });
+    if (this.presets.length) this.side.append(row, this.note);
+    row = html("div", { class: "explorer-presets" });
     if (this.derivatives.length) button("Pin derivative here", "set x₀ to the current context (key p)", () => this.pin()).classList.add("quiet");
     button("Reset", "back to the start", () => this.goTo({ set: this.payload.start, anchor: this.payload.anchor })).classList.add("quiet");
-    this.note = html("p", { class: "explorer-note", "aria-live": "polite" });
-    this.side.append(row, this.note);
+    this.side.append(row);
   }
 
   onKey(event) {
@@ -685,7 +695,7 @@ class View {
     const span = (key) => Math.max(...this.payload.tables[key].span) || 1;
     const worst = Object.keys(error).sort((a, b) => error[b] / span(b) - error[a] / span(a))[0];
     this.baked = `Static page: interpolated from ${nodes.toLocaleString("en")} solutions`;
-    if (worst) this.baked += `, worst error seen ${rough(error[worst])}`;
+    if (worst) this.baked += `, worst error seen ${rough(error[worst])}${marks.length > 1 ? ` (${name(worst)})` : ""}`;
     if (Object.keys(snapError).length) this.baked += "; next to a jump, the nearest solution";
     this.status.title = `Worst error seen, in data units. ${list(error)}.`;
   }
@@ -718,12 +728,12 @@ function swatch(mark, ghost) {
   const icon = svg("svg", { viewBox: "0 0 20 12", width: 20, height: 12, "aria-hidden": "true" });
   if (mark.kind === "handle") return build(icon, {}, [svg("circle", { class: "explorer-ring", cx: 10, cy: 6, r: 4.6, stroke: mark.color })]);
   if (mark.kind === "heatmap") {
-    const stops = [0, 1, 2, 3].map((i) => Array.from(mark.colors.slice(21 * 3 * i, 21 * 3 * i + 3)).join(","));
+    const stops = [0, 1, 2, 3].map((i) => Array.from(mark.colors.slice(85 * 3 * i, 85 * 3 * i + 3)).join(","));
     return build(icon, {}, stops.map((c, i) => svg("rect", { x: 1 + 4.5 * i, y: 1, width: 4.6, height: 10, fill: `rgb(${c})` })));
   }
   if (mark.kind === "image" || mark.kind === "text") return icon;
   const d = {
-    points: dot(10, 6, 4), polyline: "M1,6H19", arrows: "M1,6H13M19,6L12,3V9Z", polygon: "M1,1H19V11H1Z", bars: "M2,11V5H7V11ZM8,11V1H13V11ZM14,11V4H19V11Z",
+    points: dot(10, 6, 4), polyline: "M1,6H19", arrows: "M1,6H13M19,6L12,3V9Z", polygon: "M1,1H19V11H1Z", bars: ghost ? "M5,1H15V11H5Z" : "M2,11V5H7V11ZM8,11V1H13V11ZM14,11V4H19V11Z",
   }[mark.kind];
   return build(icon, {}, [svg("path", { d, ...paint(mark, ghost) })]);
 }

@@ -30,9 +30,9 @@ class Explorer(anywidget.AnyWidget):
         controls: `Slider`, `Pad`, `Choice`; together they are the context.
         marks: what moves; see `diffopt_lib.widgets.marks` for the array each one takes.
         solve: `solve(context) -> {mark name: array}`, numpy or torch. The context maps a control's name to a float
-            (Slider), an array of shape (2,) (Pad) or a string (Choice). For a mark with `derivative=True` it also returns
-            `"<name>_jacobian"` of shape (*mark shape, d), the derivative with respect to the d continuous scalars of the
-            context in control order (a Slider counts 1, a Pad 2, a Choice or an integer Slider 0).
+            (Slider), an array of shape (2,) (Pad) or a string (Choice). For a mark with `derivative=True` it also
+            returns `"<name>_jacobian"` of shape (*mark shape, d), the derivative with respect to the d continuous
+            scalars of the context in control order (a Slider counts 1, a Pad 2, a Choice or an integer Slider 0).
         presets: name to the part of the context it sets. An entry `"anchor"` also sets x0 of the prediction; an entry
             `"note"` is a sentence shown while the preset is.
         anchor: x0 at the start, a (partial) context. Default: the start itself.
@@ -70,7 +70,7 @@ class Explorer(anywidget.AnyWidget):
         start = complete(controls, {})
         start_anchor = complete(controls, anchor or {})
         named = {name: read_preset(controls, name, preset) for name, preset in (presets or {}).items()}
-        exact = exact_contexts(controls, start, [start_anchor, *(p["x0"] for p in named.values() if "x0" in p)], named)
+        exact = exact_contexts(controls, start, [start_anchor, *(p["anchor"] for p in named.values() if "anchor" in p)], named)
 
         self.baked = bake(self.solver, self.controls, axes, exact)
         self.table, tables = pack(self.baked)
@@ -97,7 +97,7 @@ class Explorer(anywidget.AnyWidget):
             "extras": [plain(context) for context in exact],
             "start": plain(start),
             "anchor": plain(start_anchor),
-            "presets": {name: {k: v for k, v in p.items() if k in ("set", "anchor", "note")} for name, p in named.items()},
+            "presets": {name: preset["shown"] for name, preset in named.items()},
             "error": self.baked.error,
             "snapError": self.baked.snap_error,
             "checks": [
@@ -145,7 +145,8 @@ class Explorer(anywidget.AnyWidget):
         # first one mounts every widget of the page, the others find nothing left to do.
         return (
             f"<style>{read('explorer.css')}</style>"
-            f'<div class="diffopt-explorer" data-static><img src="{self.picture}" alt="{html.escape(self.description)}">'
+            f'<div class="diffopt-explorer" data-static>'
+            f'<img src="{self.picture}" alt="{html.escape(self.description)}">'
             f'<script type="application/json">{data}</script></div>'
             f'<script type="module">{read("explorer.js")}\nmountAll(document);</script>'
         )
@@ -176,22 +177,22 @@ def check_names(figure, controls: Sequence[Control], marks: Sequence[Mark]) -> N
 
 
 def read_preset(controls: Sequence[Control], name: str, preset: Mapping) -> dict:
-    """What a preset sets, with its full context (what it does not name being at its default) and its anchor's."""
+    """The preset's full context (what it does not name at its default), its anchor, and what the page is told."""
     changes = {key: value for key, value in preset.items() if key not in ("anchor", "note")}
     try:
-        full = complete(controls, changes)
-        read = {"set": plain({key: full[key] for key in changes}), "context": full}
-        if "anchor" in preset:
-            read["x0"] = complete(controls, {**full, **preset["anchor"]})
-            read["anchor"] = plain(read["x0"])
+        context = complete(controls, changes)
+        anchor = complete(controls, {**context, **preset["anchor"]}) if "anchor" in preset else None
     except ValueError as error:
         raise ValueError(f"preset {name!r}: {error}") from None
-    if "note" in preset:
-        read["note"] = str(preset["note"])
-    return read
+    shown = {"set": plain({key: context[key] for key in changes}), "note": str(preset.get("note", ""))}
+    if anchor is None:
+        return {"context": context, "shown": shown}
+    return {"context": context, "anchor": anchor, "shown": {**shown, "anchor": plain(anchor)}}
 
 
-def exact_contexts(controls: Sequence[Control], start: Mapping, anchors: Sequence[Mapping], named: Mapping) -> list[dict]:
+def exact_contexts(
+    controls: Sequence[Control], start: Mapping, anchors: Sequence[Mapping], named: Mapping
+) -> list[dict]:
     """Contexts that the page shows without interpolation: the start, the presets, and the anchors for every choice."""
     choices = [control for control in controls if isinstance(control, Choice)]
     contexts = [dict(start), *(preset["context"] for preset in named.values())]

@@ -47,7 +47,7 @@ def size(figure) -> tuple[float, float]:
 
 
 def axes_spec(figure) -> list[dict]:
-    """For each axes its box in SVG units and its two scales. Valid after the figure was drawn (layout engines move axes)."""
+    """For each axes its box in SVG units and its two scales. The figure must have been drawn: layouts move axes then."""
     width, height = size(figure)
     return [
         {

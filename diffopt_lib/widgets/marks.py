@@ -41,7 +41,7 @@ class Mark:
 
     kind: ClassVar[str]
     coordinates: ClassVar[str] = ""
-    """One letter per entry of the last dimension: on which axis it lies, `-` for none; empty if it has no such meaning."""
+    """One letter per entry of the last dimension: its axis, `-` for none; empty if the entries are no coordinates."""
     differentiable: ClassVar[bool] = False
     byte: ClassVar[bool] = False
 
@@ -196,7 +196,7 @@ class HeatMap(Mark):
     def style(self):
         from matplotlib import colormaps
 
-        colors = (colormaps[self.cmap](np.linspace(0, 1, 64))[:, :3] * 255).round().astype(int)
+        colors = (colormaps[self.cmap](np.linspace(0, 1, 256))[:, :3] * 255).round().astype(int)
         style = {"extent": list(self.extent), "colors": colors.ravel().tolist(), "smooth": self.smooth}
         return style | {"vmin": self.vmin, "vmax": self.vmax}
 
@@ -226,8 +226,8 @@ class Image(Mark):
 class Text(Mark):
     """A line of text: `format` takes the numbers (or strings) that `solve` returns, as in `"gap {:.1e}"`.
 
-    `position` is (x, y) in data coordinates, or with `within="axes"` in fractions of the axes, or the name of a `Points`
-    mark, whose first point the text then follows.
+    `position` is (x, y) in data coordinates, or with `within="axes"` in fractions of the axes, or the name of a
+    `Points` mark, whose first point the text then follows.
     """
 
     _: KW_ONLY
@@ -245,7 +245,9 @@ class Text(Mark):
         if self.align not in ("left", "center", "right") or self.within not in ("data", "axes"):
             raise ValueError(f"mark {self.name!r}: align is left, center or right; within is data or axes")
         if "{" in PLACEHOLDER.sub("", self.format) or "}" in PLACEHOLDER.sub("", self.format):
-            raise ValueError(f"mark {self.name!r}: {self.format!r} has a field other than {{:+.3f}} with f, e, g, d, % or s")
+            raise ValueError(
+                f"mark {self.name!r}: {self.format!r} has a field other than {{:+.3f}} with f, e, g, d, % or s"
+            )
 
     def accepts(self, shape):
         return len(shape) <= 1

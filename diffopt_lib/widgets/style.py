@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-PALETTE = ["#2f7fc1", "#c8661a", "#1f9174", "#b3569b", "#8a7f1e", "#7a6fd0"]
-"""Six hues that differ in lightness too, with contrast of at least 3:1 on white and on #121212 (tests measure it)."""
+PALETTE = ["#1788d7", "#e27512", "#19a77a", "#904a7d", "#1c4bfe", "#885b2a"]
+"""Six colours that stay 27 apart in CIELAB for normal, protanopic and deuteranopic eyes, each with a contrast of at least
+3:1 on white and on #121212. They were found by a search over these two conditions; the tests measure both again."""
 
 
 def use_book_style() -> None:
     """Set matplotlib's rcParams for the book, and SVG output for inline figures when run in IPython.
 
-    Figures are transparent with dark ink (the book's style sheet inverts them on dark pages) and reproducible byte by byte.
+    Figures are transparent with dark ink (the book's style sheet inverts them on dark pages) and reproducible byte by
+    byte.
     """
     import matplotlib as mpl
     from cycler import cycler
