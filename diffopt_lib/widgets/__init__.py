@@ -17,7 +17,7 @@ A chapter's widget is a matplotlib figure, controls that move the context x, mar
         y = x if inside else r * x / n
         dx = np.eye(2) if inside else r / n * (np.eye(2) - np.outer(x, x) / n**2)
         dr = np.zeros(2) if inside else x / n
-        return {"y": y, "y_jacobian": np.column_stack([dx, dr])}        # (2, 3): two columns of the Pad, one of the Slider
+        return {"y": y, "y_jacobian": np.column_stack([dx, dr])}        # (2, 3): the Pad gives two columns
 
     Explorer(
         figure,
@@ -31,8 +31,8 @@ A chapter's widget is a matplotlib figure, controls that move the context x, mar
     )
 
 as the last expression of a cell. `solve` runs about twice per grid node (once for the table, once for the search for
-jumps), so keep it in the millisecond range or lower the controls' `steps`. See `marks` for the arrays and `Explorer` for
-the rest.
+jumps), so keep it in the millisecond range or lower the controls' `steps`. See `marks` for the arrays and `Explorer`
+for the rest.
 """
 
 from diffopt_lib.widgets.controls import Choice, Pad, Slider

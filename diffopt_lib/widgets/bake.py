@@ -1,9 +1,9 @@
 """Solve over the grid of the controls and store it small, so that a page without a kernel can move.
 
 Nodes are stored as integer codes, one scale per coordinate. Between nodes the page interpolates multilinearly, except
-in a cell that a jump runs through: there every in-between value would be a lie, and the page shows the nearest node. A
-cell is searched for a jump as follows. One extra solve at its centre tells whether interpolation is off there. If it is,
-the segment from the centre to the most different corner is halved four times, keeping the half with the larger change:
+in a cell that a jump runs through: there every in-between value would be a lie, and the page shows the nearest node.
+A cell is searched for a jump as follows. One extra solve near its centre tells whether interpolation is off there. If
+so, the segment from there to the most different corner is halved four times, keeping the half with the larger change:
 on a kink the change shrinks with the segment, on a jump it stays.
 
 The bake then measures its own error at random contexts off the grid.
@@ -23,6 +23,8 @@ from diffopt_lib.widgets.marks import Mark, jacobian_name
 Solve = Callable[[dict], Mapping[str, object]]
 
 HALVINGS = 4
+INSIDE = (0.43, 0.54, 0.47, 0.58)
+"""Where in a cell it is probed along each axis: not at the centre, where the jumps of symmetric problems are."""
 PROBES = 64
 INT16_NAN, UINT8_NAN = -32768, 255
 
@@ -299,20 +301,20 @@ def find_jumps(baked: Baked, solver: Solver) -> None:
         return
     budget = solver.calls
     for cell, start in enumerate(itertools.product(*cells)):
-        middle = [s + 0.5 if i in moving else s for i, s in enumerate(start)]
-        centre = solver(context_at(baked.controls, grid, middle))
-        rows = locate(grid, middle).rows
+        inside = [s + INSIDE[i % len(INSIDE)] if i in moving else s for i, s in enumerate(start)]
+        solution = solver(context_at(baked.controls, grid, inside))
+        place = locate(grid, inside)
         for table in numeric:
-            corners = table.decode(rows)
-            value = to_drawing(centre[table.entry.name].reshape(1, -1), table.log)[0]
-            if suspicious(corners, value, table, len(moving)):
+            corners = table.decode(place.rows)
+            value = to_drawing(solution[table.entry.name].reshape(1, -1), table.log)[0]
+            if suspicious(corners, place.weights, value, table):
                 # A Jacobian jumps where its mark has a kink, and is read once per anchor: no need to look closer.
                 # Beyond the budget, too, a suspect is taken for a jump: a snapped value is coarse but never invented.
                 if table.entry.scalars is not None or budget <= 0:
                     table.jumps[cell] = 1
                     continue
                 calls = solver.calls
-                table.jumps[cell] = is_jump(baked, solver, table, middle, value, rows, corners)
+                table.jumps[cell] = is_jump(baked, solver, table, inside, value, place.rows, corners)
                 budget -= solver.calls - calls
 
 
@@ -324,22 +326,24 @@ def distance(a: np.ndarray, b: np.ndarray, table: Table) -> float:
     return float(np.nan_to_num(gap).max(initial=0.0))
 
 
-def suspicious(corners: np.ndarray, centre: np.ndarray, table: Table, dimension: int) -> bool:
-    """Is interpolation at the cell's centre off by more than curvature explains?"""
+def suspicious(corners: np.ndarray, weights: np.ndarray, value: np.ndarray, table: Table) -> bool:
+    """Is interpolation at a point inside the cell off by more than curvature explains?"""
     holes = np.isnan(corners)
-    if (holes != holes[0]).any() or (np.isnan(centre) != holes[0]).any():
+    if (holes != holes[0]).any() or (np.isnan(value) != holes[0]).any():
         return True
     spread = max(distance(corner, corners[0], table) for corner in corners)
-    return distance(centre, corners.mean(0), table) > max(0.8 * spread / 2**dimension, 0.01)
+    # If a jump cuts off a single corner, interpolation is off by that corner's weight.
+    return distance(value, weights @ corners, table) > max(0.6 * spread / len(corners), 0.01)
 
 
-def is_jump(baked: Baked, solver: Solver, table: Table, middle, value, rows, corners) -> bool:
+def is_jump(baked: Baked, solver: Solver, table: Table, inside, value, rows, corners) -> bool:
+    """Does the change from a point inside the cell to its most different corner stay when the segment shrinks?"""
     gaps = [distance(value, corner, table) for corner in corners]
     farthest = int(np.argmax(gaps))
     if np.isinf(gaps[farthest]):
         return True
     position = np.array(np.unravel_index(rows[farthest], [axis.steps for axis in baked.grid]), dtype=float)
-    near, far = np.array(middle, dtype=float), position
+    near, far = np.array(inside, dtype=float), position
     at_near, at_far = value, corners[farthest]
     for _ in range(HALVINGS):
         between = (near + far) / 2
@@ -373,7 +377,7 @@ def measure(baked: Baked, solver: Solver, seed: int = 0, checks: int = 8, check_
                 continue
             truth = solution[name]
             if not snapped and not np.array_equal(np.isnan(shown), np.isnan(visible(truth, baked.tables[name]))):
-                # The probe found a hole that the cell's corners and centre had missed.
+                # The probe found a hole that the cell's corners and the point inside had missed.
                 baked.tables[name].jumps[baked.locate(context).cell] = 1
                 anything_snapped = snapped = True
                 shown, _ = baked.read(name, context)

@@ -70,7 +70,8 @@ class Explorer(anywidget.AnyWidget):
         start = complete(controls, {})
         start_anchor = complete(controls, anchor or {})
         named = {name: read_preset(controls, name, preset) for name, preset in (presets or {}).items()}
-        exact = exact_contexts(controls, start, [start_anchor, *(p["anchor"] for p in named.values() if "anchor" in p)], named)
+        anchors = [start_anchor, *(preset["anchor"] for preset in named.values() if "anchor" in preset)]
+        exact = exact_contexts(controls, start, anchors, named)
 
         self.baked = bake(self.solver, self.controls, axes, exact)
         self.table, tables = pack(self.baked)

@@ -47,7 +47,7 @@ def size(figure) -> tuple[float, float]:
 
 
 def axes_spec(figure) -> list[dict]:
-    """For each axes its box in SVG units and its two scales. The figure must have been drawn: layouts move axes then."""
+    """For each axes its box in SVG units and its two scales; only after a first drawing, when layouts move axes."""
     width, height = size(figure)
     return [
         {

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 PALETTE = ["#1788d7", "#e27512", "#19a77a", "#904a7d", "#1c4bfe", "#885b2a"]
-"""Six colours that stay 27 apart in CIELAB for normal, protanopic and deuteranopic eyes, each with a contrast of at least
-3:1 on white and on #121212. They were found by a search over these two conditions; the tests measure both again."""
+"""Six colours that stay 27 apart in CIELAB for normal, protanopic and deuteranopic eyes, each with a contrast of at
+least 3:1 on white and on #121212. They were found by a search over these two conditions; the tests measure both."""
 
 
 def use_book_style() -> None:
