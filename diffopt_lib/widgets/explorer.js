@@ -584,6 +584,8 @@ class View {
       handle.focus({ focusVisible: false });
       handle.setPointerCapture(event.pointerId);
     });
+    // Not every browser heeds `touch-action` on a shape inside an SVG.
+    handle.addEventListener("touchstart", (event) => event.preventDefault(), { passive: false });
     handle.addEventListener("pointermove", (event) => {
       if (!handle.hasPointerCapture(event.pointerId)) return;
       const at = new DOMPoint(event.clientX, event.clientY).matrixTransform(this.svg.getScreenCTM().inverse());
@@ -693,7 +695,9 @@ class View {
     const name = (key) => marks.find((mark) => mark.name === key).label || key;
     const list = (errors) => Object.entries(errors).map(([key, value]) => `${name(key)}: ${rough(value)}`).join("; ");
     const span = (key) => Math.max(...this.payload.tables[key].span) || 1;
-    const worst = Object.keys(error).sort((a, b) => error[b] / span(b) - error[a] / span(a))[0];
+    // The headline is about what has an axis; colours off by some 255ths are in the tooltip.
+    const kinds = Object.fromEntries(marks.map((mark) => [mark.name, mark.kind]));
+    const worst = Object.keys(error).filter((key) => kinds[key] !== "image").sort((a, b) => error[b] / span(b) - error[a] / span(a))[0];
     this.baked = `Static page: interpolated from ${nodes.toLocaleString("en")} solutions`;
     if (worst) this.baked += `, worst error seen ${rough(error[worst])}${marks.length > 1 ? ` (${name(worst)})` : ""}`;
     if (Object.keys(snapError).length) this.baked += "; next to a jump, the nearest solution";

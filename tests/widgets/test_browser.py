@@ -348,7 +348,7 @@ FAKE_KERNEL = """
 async ([module, payload, table]) => {
   // A kernel that answers y = 10 (x0, x1) after a while, counts what is under way, and fails for r > 1.3.
   const bytes = Uint8Array.from(atob(table), (c) => c.charCodeAt(0));
-  const kernel = (window.kernel = { underWay: 0, most: 0, asked: [] });
+  const kernel = (window.kernel = { underWay: 0, most: 0, asked: [], delay: 40 });
   let answer;
   const model = {
     on: (_, callback) => (answer = callback),
@@ -364,7 +364,7 @@ async ([module, payload, table]) => {
         const names = Object.keys(numbers);
         const buffers = names.map((name) => new DataView(Float64Array.from(numbers[name]).buffer));
         answer({ kind: "answer", id, seconds: 0.001, names, strings: {} }, buffers);
-      }, 40);
+      }, kernel.delay);
     },
   };
   const { default: widget } = await import("data:text/javascript;charset=utf-8," + encodeURIComponent(module));
@@ -404,9 +404,14 @@ def test_live_the_kernel_answers_and_the_newest_context_wins(live_page):
 def test_live_interpolated_values_are_drawn_while_waiting(live_page, ball):
     page = live_page
     ask(page, 2, "await e.set({})")
-    ask(page, 2, "e.set({x: [1.2, 0.3]}); await new Promise((d) => requestAnimationFrame(d))")
+    drawn = ask(
+        page,
+        2,
+        "kernel.delay = 500; e.set({x: [1.2, 0.3]}); await new Promise((done) => requestAnimationFrame(done));"
+        "return e.marks().y.data",
+    )
     waiting = ball.baked.read("y", {"x": np.array([1.2, 0.3]), "r": 1.0})[0]
-    np.testing.assert_allclose(shown(page, 2)["y"], waiting, atol=1e-12)
+    np.testing.assert_allclose(drawn, waiting, atol=1e-12)
     ask(page, 2, "await e.set({})")
     np.testing.assert_allclose(shown(page, 2)["y"], [12, 3], rtol=1e-12)
 
