@@ -86,7 +86,8 @@ class Table:
     nan: int | None
     log: np.ndarray
     strings: list[str] | None = None
-    jumps: np.ndarray | None = None
+    jumps: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.uint8))
+    """Per cell of the grid, whether it must not be interpolated; `find_jumps` fills it."""
 
     def decode(self, rows: np.ndarray) -> np.ndarray:
         """Values in drawing coordinates (log10 where the axis is logarithmic), shape (len(rows), entries)."""

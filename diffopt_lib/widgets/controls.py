@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -38,7 +39,7 @@ class GridAxis:
             return float(self.low * (self.high / self.low) ** fraction)
         return float(self.low + (self.high - self.low) * fraction)
 
-    def position(self, value: float | str) -> float:
+    def position(self, value: Any) -> float:
         """The inverse of `value`; rounding errors at a node are removed so that a node is read exactly."""
         if self.values is not None:
             return self.values.index(value)
@@ -103,7 +104,7 @@ class Slider:
             return [GridAxis(self.name, low=self.low, high=self.high, steps=len(values), values=values)]
         return [GridAxis(self.name, None, self.low, self.high, self.steps, self.scale == "log")]
 
-    def clean(self, value: object) -> float:
+    def clean(self, value: Any) -> float:
         number = float(value)
         if not self.low <= number <= self.high:
             raise ValueError(f"control {self.name!r}: {number} lies outside [{self.low}, {self.high}]")

@@ -10,6 +10,7 @@ import time
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anywidget
 import numpy as np
@@ -18,6 +19,9 @@ from diffopt_lib.widgets import figure as drawing
 from diffopt_lib.widgets.bake import Baked, Solve, Solver, bake, entries
 from diffopt_lib.widgets.controls import Choice, Control, Pad, complete, plain
 from diffopt_lib.widgets.marks import Mark
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 HERE = Path(__file__).parent
 
@@ -48,7 +52,7 @@ class Explorer(anywidget.AnyWidget):
 
     def __init__(
         self,
-        figure,
+        figure: Figure,
         controls: Sequence[Control],
         marks: Sequence[Mark],
         solve: Solve,
@@ -153,7 +157,7 @@ class Explorer(anywidget.AnyWidget):
         )
 
     def _repr_mimebundle_(self, **kwargs) -> tuple[dict, dict]:
-        data, metadata = super()._repr_mimebundle_(**kwargs)
+        data, metadata = super()._repr_mimebundle_(**kwargs) or ({}, {})
         return {**data, "text/plain": f"Explorer: {self.description}", "text/html": self.to_html()}, metadata
 
 
@@ -161,14 +165,15 @@ def read(name: str) -> str:
     return (HERE / name).read_text(encoding="utf-8")
 
 
-def check_names(figure, controls: Sequence[Control], marks: Sequence[Mark]) -> None:
+def check_names(figure: Figure, controls: Sequence[Control], marks: Sequence[Mark]) -> None:
     names = [control.name for control in controls]
     if len(set(names)) < len(names):
         raise ValueError(f"controls must have distinct names, got {names}")
     names = [mark.name for mark in marks]
     if len(set(names)) < len(names):
         raise ValueError(f"marks must have distinct names, got {names}")
-    for item in [*marks, *(control for control in controls if isinstance(control, Pad))]:
+    placed: list[Mark | Pad] = [*marks, *(control for control in controls if isinstance(control, Pad))]
+    for item in placed:
         if not 0 <= item.axes < len(figure.axes):
             raise ValueError(f"{item.name!r}: axes={item.axes}, but the figure has {len(figure.axes)} axes")
     for mark in marks:
@@ -253,7 +258,7 @@ def as_list(array: np.ndarray) -> list:
     return [None if np.isnan(v) else float(f"{v:.9g}") for v in array.ravel()]
 
 
-def close(figure) -> None:
+def close(figure: Figure) -> None:
     """Keep the inline backend from showing the bare figure under the widget."""
     import matplotlib.pyplot as plt
 

@@ -6,13 +6,18 @@ import base64
 import io
 import re
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from diffopt_lib.widgets.marks import DRAW_ORDER, Mark
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-def to_svg(figure) -> str:
+
+def to_svg(figure: Figure) -> str:
     """The figure as one `<svg>` element, transparent, with glyphs as paths so that it looks alike everywhere."""
     import matplotlib as mpl
 
@@ -41,12 +46,12 @@ def with_theme(svg: str) -> str:
     return re.sub(r"#([0-9a-fA-F]{6})(?=[;\"])", themed, svg)
 
 
-def size(figure) -> tuple[float, float]:
+def size(figure: Figure) -> tuple[float, float]:
     """Width and height in SVG units, which are points."""
     return figure.get_figwidth() * 72, figure.get_figheight() * 72
 
 
-def axes_spec(figure) -> list[dict]:
+def axes_spec(figure: Figure) -> list[dict]:
     """For each axes its box in SVG units and its two scales; only after a first drawing, when layouts move axes."""
     width, height = size(figure)
     return [
@@ -63,7 +68,7 @@ def axes_spec(figure) -> list[dict]:
     ]
 
 
-def _scale(ax, which: str) -> dict:
+def _scale(ax: Axes, which: str) -> dict:
     name = getattr(ax, f"get_{which}scale")()
     if name not in ("linear", "log"):
         raise ValueError(f"figure: the {which} axis has scale {name!r}; only 'linear' and 'log' can carry marks")
@@ -71,7 +76,9 @@ def _scale(ax, which: str) -> dict:
     return {"low": float(low), "high": float(high), "log": name == "log"}
 
 
-def static_picture(figure, marks: Sequence[Mark], values: Mapping[str, np.ndarray], pads: Sequence[tuple]) -> str:
+def static_picture(
+    figure: Figure, marks: Sequence[Mark], values: Mapping[str, np.ndarray], pads: Sequence[tuple]
+) -> str:
     """A data URI: the figure with its marks at one context, for print and for readers without JavaScript.
 
     `pads` lists (axes index, point) of the draggable points.

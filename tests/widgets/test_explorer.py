@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import textwrap
 
 import examples
 import matplotlib.pyplot as plt
@@ -12,6 +13,7 @@ import pytest
 import torch
 from examples import project
 
+import diffopt_lib.widgets
 from diffopt_lib.widgets import Choice, Explorer, Pad, Points, Slider, Text
 
 
@@ -180,3 +182,12 @@ def test_the_library_does_not_import_its_widgets():
     code = "import sys, diffopt_lib; print([m for m in ('anywidget', 'diffopt_lib.widgets') if m in sys.modules])"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert printed.strip() == "[]"
+
+
+def test_the_example_of_the_docstring_runs():
+    text = diffopt_lib.widgets.__doc__
+    code = textwrap.dedent(text[text.index("    import matplotlib") : text.index("as the last expression")])
+    names: dict = {}
+    exec(code.replace("\nExplorer(", "\nwidget = Explorer("), names)
+    assert names["widget"].baked.error["y"] < 0.05
+    assert len(names["widget"].to_html()) < 300_000
