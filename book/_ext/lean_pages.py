@@ -5,6 +5,7 @@ every class in one of its selectors is a word that occurs in some page or script
 stays.
 """
 
+import logging
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,6 +19,9 @@ CLASS = re.compile(r"\.(-?[A-Za-z_][\w-]*)")
 NEGATION = re.compile(r":not\([^)]*\)")
 ICON = re.compile("[\ue000-\uf8ff]")  # the private use area, where icon fonts keep their glyphs
 CONDITIONAL = {"media", "supports", "layer", "container"}
+
+
+logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells of every table it touches
 
 
 def words_in(paths: Iterable[Path]) -> set[str]:
