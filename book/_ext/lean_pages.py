@@ -75,6 +75,8 @@ def make_lean(app: Sphinx, error: Exception | None) -> None:
         icons.update(ord(glyph) for glyph in ICON.findall(lean))
     for font in out.rglob("fa-*.woff2"):
         subset_icons(font, icons)
+    for source_map in out.rglob("*.js.map"):
+        source_map.unlink()
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
