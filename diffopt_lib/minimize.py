@@ -50,7 +50,8 @@ def argmin(
         y0: initial guess, ``(*batch, n)`` or ``(n,)``. A guess that is a minimiser costs no step.
         x: context tensors, batched or shared, of the dtype of y0 where they are floating point.
         method: ``"newton"``, damped, with a trust region where the Hessian is indefinite: few iterations of O(n³);
-            ``"lbfgs"``, O(n) memory and time per iteration; ``"gradient_descent"``, with momentum and restarts.
+            ``"lbfgs"``, O(n) memory and time per iteration; ``"gradient_descent"``, with momentum and restarts. Only
+            Newton's method looks at curvature: a guess at a saddle or a maximum is a stationary point for the others.
         gradient: how y* depends on x. ``"implicit"`` is the exact derivative of (1) at any order. ``"unroll"``
             differentiates the iterations (step lengths held), and alone gives y0 a gradient. ``"one_step"``
             differentiates the last update only: exact for Newton's method, elsewhere biased in proportion to how slowly
@@ -152,8 +153,9 @@ def descend(
             objective = objective.select(keep, y)
             index, y, value, g, residual = (t[keep] for t in (index, y, value, g, residual))
             memory = tuple(m[keep] for m in memory)
+        last = y
         y, memory, predicted = method.step(objective, y, value, g, memory)
-        value, g = objective.value_and_gradient(y)
+        y, value, g = _step_back(objective, last, y)
         last_residual, residual = residual, _largest_entry(g)
         # The next decrease of f would drown in rounding, and the gradient has stopped falling: no better can be had.
         rounding = 10 * torch.finfo(y.dtype).eps * value.abs()
@@ -167,6 +169,20 @@ def descend(
     if on_failure == "raise" and not converged.all():
         _raise_failed(residual, iterations, ~converged, unbounded, undefined, tolerance)
     return y, residual, iterations, converged, *columns[6:]
+
+
+def _step_back(objective: Objective, last: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """y, f and ∇f, with y moved halfway back to the last iterate as long as ∇f is not finite there.
+
+    A step can end on the edge of where f is smooth, with f still finite: y log y at 0 has slope −∞.
+    """
+    for _ in range(50):
+        value, g = objective.value_and_gradient(y)
+        edge = torch.isfinite(value) & ~torch.isfinite(_largest_entry(g))
+        if not edge.any():
+            break
+        y = torch.where(edge.unsqueeze(-1), (last + y) / 2, y)
+    return y, value, g
 
 
 def _largest_entry(v: Tensor) -> Tensor:

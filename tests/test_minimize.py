@@ -177,6 +177,17 @@ class TestIndefinite:
         torch.testing.assert_close(solution.y, x, rtol=2e-3, atol=2e-3)
 
 
+def test_a_step_that_lands_on_the_edge_of_the_domain_goes_back():
+    """From ½, Newton's step for x = ±2, ±4 ends exactly on 0 or 1, where entropy is finite and its slope is not."""
+    x = torch.tensor([[-4.0], [-2.0], [2.0], [4.0]], dtype=DOUBLE, requires_grad=True)
+
+    def negative_entropy(y, x):
+        return (torch.xlogy(y, y) + torch.xlogy(1 - y, 1 - y) - x * y).sum(-1)
+
+    solution = argmin(negative_entropy, torch.full((1,), 0.5, dtype=DOUBLE), x)
+    torch.testing.assert_close(solution.y, torch.sigmoid(x))
+
+
 class TestWarmStart:
     @pytest.mark.parametrize("method", METHODS)
     def test_a_solution_as_guess_costs_at_most_one_iteration(self, method, y0, b):
