@@ -1,24 +1,10 @@
-"""A real Chromium, cut off from the network, for the tests of the built pages and of JupyterLab."""
+"""The built pages, for the tests in Chromium, and what those have measured."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
-
-from tools.chromium import find_chromium
 
 HTML = Path(__file__).resolve().parents[2] / "_build" / "html"
-FLAGS = [
-    "--no-sandbox",  # as root, Chromium starts only without its sandbox
-    "--disable-gpu",
-    "--disable-dev-shm-usage",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -35,17 +21,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("measured in Chromium")
         for line in sorted(measured):
             terminalreporter.line(line)
-
-
-@pytest.fixture(scope="session")
-def chromium() -> Iterator[Browser]:
-    """One Chromium for all tests of a process."""
-    path = find_chromium()
-    assert path, "no Chromium; `make test` installs one"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="session")

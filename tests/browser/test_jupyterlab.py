@@ -29,7 +29,7 @@ SETTINGS = {
 }
 ALL_CELLS_RAN = """() => {
   const prompts = [...document.querySelectorAll(".jp-CodeCell")]
-    .filter(cell => cell.querySelector(".cm-content").textContent.trim())
+    .filter(cell => cell.querySelector(".cm-content")?.textContent.trim())  // a folded cell shows none
     .map(cell => cell.querySelector(".jp-InputPrompt").textContent);
   return prompts.length > 0 && prompts.every(prompt => /^\\[\\d+\\]:$/.test(prompt));
 }"""

@@ -1,23 +1,11 @@
-"""A Chromium without network, and a page that holds both example explorers."""
-
-import shutil
+"""A page that holds both example explorers, opened without network."""
 
 import examples
 import matplotlib
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 
 matplotlib.use("agg")
-
-QUIET = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 
 @pytest.fixture(scope="session")
@@ -28,14 +16,6 @@ def ball():
 @pytest.fixture(scope="session")
 def everything():
     return examples.everything()
-
-
-@pytest.fixture(scope="session")
-def browser():
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=QUIET)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="session")
@@ -52,12 +32,12 @@ def page_file(tmp_path_factory, ball, everything):
 
 
 @pytest.fixture
-def open_page(browser, page_file):
+def open_page(chromium, page_file):
     """`open_page(width=..., **context options)` loads the page from disk; at the end it must have logged no error."""
     contexts, complaints = [], []
 
     def open_page(width: int = 900, **options) -> Page:
-        context = browser.new_context(viewport={"width": width, "height": 1200}, **options)
+        context = chromium.new_context(viewport={"width": width, "height": 1200}, **options)
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: complaints.append(str(error)))

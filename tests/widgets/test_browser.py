@@ -326,8 +326,8 @@ def test_a_drag_draws_within_a_frame(open_page, record_property):
     assert np.median(times) < 16
 
 
-def test_without_javascript_the_start_is_a_picture(open_page, page_file, browser):
-    context = browser.new_context(java_script_enabled=False)
+def test_without_javascript_the_start_is_a_picture(open_page, page_file, chromium):
+    context = chromium.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(page_file.as_uri())
     pictures = page.locator(".diffopt-explorer img")
