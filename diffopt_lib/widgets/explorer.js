@@ -282,7 +282,6 @@ class View {
     this.derivatives = this.marks.filter((mark) => mark.derivative);
     this.fillHeatRanges();
     root.replaceChildren();
-    root.setAttribute("data-lm-suppress-shortcuts", "true"); // JupyterLab's own keys would take the arrows and p
     root.setAttribute("role", "group");
     root.setAttribute("aria-label", payload.title || payload.description);
     if (payload.title) root.append(html("p", { class: "explorer-title" }, payload.title));
@@ -292,6 +291,8 @@ class View {
     this.buildControls();
     this.buildPresets();
     this.buildStatus();
+    // JupyterLab's own keys would take the arrows and p. It looks for this mark on the focused element before any other.
+    for (const element of root.querySelectorAll("input, button, [tabindex]")) element.setAttribute("data-lm-suppress-shortcuts", "true");
     root.addEventListener("keydown", (event) => this.onKey(event));
     root.explorer = this.contract();
     this.ask();
