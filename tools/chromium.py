@@ -8,18 +8,18 @@ from pathlib import Path
 
 SYSTEM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 ADVICE = """No Chromium could be found or installed; the browser tests need one. Any of these will do:
-  apt-get install chromium                          (Debian, as root)
+  apt-get install chromium libatomic1               (Debian, as root; Playwright needs the library)
   .venv/bin/python -m playwright install --with-deps chromium
   a chromium or google-chrome of your own on the PATH"""
 
 
 def playwright_download() -> str | None:
     """The path of the Chromium that Playwright has downloaded, if it has."""
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        path = playwright.chromium.executable_path
-    return path if Path(path).exists() else None
+    query = "from playwright.sync_api import sync_playwright as s\nwith s() as p: print(p.chromium.executable_path)"
+    # In a process of its own: where a system library is missing, Playwright's driver dies with its caller.
+    answer = subprocess.run([sys.executable, "-c", query], capture_output=True, text=True)
+    path = answer.stdout.strip()
+    return path if answer.returncode == 0 and Path(path).exists() else None
 
 
 def find_chromium() -> str | None:
@@ -35,7 +35,8 @@ def install_chromium() -> None:
     if os.geteuid() == 0 and shutil.which("apt-get"):
         environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
         subprocess.run(["apt-get", "update", "-q"], env=environment)
-        subprocess.run(["apt-get", "install", "-q", "-y", "chromium"], env=environment)
+        # Playwright's driver needs libatomic, which a small Debian lacks.
+        subprocess.run(["apt-get", "install", "-q", "-y", "chromium", "libatomic1"], env=environment)
     if find_chromium() is None:
         subprocess.run([sys.executable, "-m", "playwright", "install", "chromium"])
 
@@ -45,7 +46,7 @@ def main() -> None:
         install_chromium()
     path = find_chromium()
     if path is None:
-        sys.exit(ADVICE)
+        raise SystemExit(ADVICE)
     print(f"Chromium for the browser tests: {path}")
 
 
