@@ -142,10 +142,19 @@ def _linear_root(product: Residual, solve: LinearSolve, rhs: Tensor, *parameters
             return equation(v, zero, *parameters)
 
         _, rmatvec = vjp(matvec, zero)
-        return (solve(LinearOperator(matvec, lambda u: rmatvec(u)[0]), rhs),)
+        return (solve(LinearOperator(matvec, lambda u: rmatvec(u)[0], parameters=parameters), rhs),)
 
     (x,) = opaque(root, equation, torch.zeros_like(rhs), rhs, *parameters)
-    return _attach(equation, solve, x, rhs, *parameters)
+    return _attach(equation, _inner(solve), x, rhs, *parameters)
+
+
+def _inner(solve: LinearSolve) -> LinearSolve:
+    """The same solver for the equation of a linear root, whose parameters are (x, rhs) and then those it knows."""
+
+    def solve_inner(operator: LinearOperator, b: Tensor) -> Tensor:
+        return solve(replace(operator, parameters=operator.parameters[2:]), b)
+
+    return solve_inner
 
 
 def _transpose(solve: LinearSolve) -> LinearSolve:

@@ -26,15 +26,17 @@ class LinearOperator:
         rmatvec: v ↦ Aᵀ v.
         transposed: ``implicit`` sets this when A is (D_z R)ᵀ rather than D_z R, so that a solver which holds a
             factorisation of D_z R knows which way to use it.
+        parameters: the tensors (z, *theta) at which ``implicit`` took the derivative, for solvers that build on them.
     """
 
     matvec: Callable[[Tensor], Tensor]
     rmatvec: Callable[[Tensor], Tensor]
     transposed: bool = False
+    parameters: tuple[Tensor, ...] = ()
 
     @property
     def T(self) -> LinearOperator:
-        return LinearOperator(self.rmatvec, self.matvec, not self.transposed)
+        return LinearOperator(self.rmatvec, self.matvec, not self.transposed, self.parameters)
 
     def dense(self, like: Tensor) -> Tensor:
         """The matrices themselves, ``(*batch, n, n)``; ``like`` is a vector ``(*batch, n)`` of the right kind."""

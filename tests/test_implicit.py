@@ -283,3 +283,18 @@ class TestBadInput:
     def test_integer_z(self):
         with pytest.raises(ValueError, match="z must be float32 or float64"):
             implicit(lambda z: z, torch.zeros(2, dtype=torch.int64))
+
+
+def test_structured_solver_sees_the_tensors_of_the_derivative(problem):
+    """Rebuilding D_z R from (z, A, b) inside the solver gives every derivative that the default gives."""
+
+    def solve(operator, rhs):
+        z, A, _ = operator.parameters
+        J = torch.eye(3, dtype=z.dtype, device=z.device) + 0.3 * torch.cos(A @ z.unsqueeze(-1)) * A
+        return torch.linalg.solve(J.mT if operator.transposed else J, rhs.unsqueeze(-1)).squeeze(-1)
+
+    def f(A, b):
+        return layer(A, b, solve=solve)
+
+    assert torch.autograd.gradcheck(f, problem, check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(f, problem)
