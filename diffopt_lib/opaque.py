@@ -30,13 +30,19 @@ def add_batch_dim(
 ) -> tuple[Callable[..., Tensor], tuple[Any, ...]]:
     """What a vmapped call f(*tensors) means in plain terms: f and its tensors with one more batch dimension in front.
 
-    The first tensor always gets the dimension, the others only where ``in_dims`` gives one.
+    The first tensor always gets the whole dimension. Of the others, those that are not vmapped get a 1 there, so that
+    an algorithm that knows the shapes of its tensors finds their batch dimensions aligned.
     """
     first, *others = tensors
     first = first.expand(batch_size, *first.shape) if in_dims[0] is None else first.movedim(in_dims[0], 0)
-    others = [x if dim is None else x.movedim(dim, 0) for x, dim in zip(others, in_dims[1:], strict=True)]
-    new_dims = (0, *(None if dim is None else 0 for dim in in_dims[1:]))
-    return torch.func.vmap(f, in_dims=new_dims), (first, *others)
+    others = [x.unsqueeze(0) if dim is None else x.movedim(dim, 0) for x, dim in zip(others, in_dims[1:], strict=True)]
+    vmapped = torch.func.vmap(f, in_dims=(0, *(None if dim is None else 0 for dim in in_dims[1:])))
+
+    def batched(first: Tensor, *others: Tensor) -> Tensor:
+        shared = (x.squeeze(0) if dim is None else x for x, dim in zip(others, in_dims[1:], strict=True))
+        return vmapped(first, *shared)
+
+    return batched, (first, *others)
 
 
 class _Opaque(torch.autograd.Function):

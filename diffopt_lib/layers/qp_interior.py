@@ -1,0 +1,197 @@
+"""A batched primal–dual interior point method for quadratic programs (Mehrotra 1992), polished on the active set.
+
+With slacks s = h − Gy, the optimality conditions of eq. (1) of :mod:`.qp_kkt` are
+
+    Qy + p + Aᵀν + Gᵀλ = 0,   Ay = b,   Gy + s = h,   s, λ ≥ 0,   sᵢ λᵢ = 0                        (1)
+
+The method follows the points where sᵢ λᵢ = σμ > 0 as μ = sᵀλ/m → 0. Each iteration linearises (1) twice with one
+factorisation (weights w = λ/s): the predictor aims at μ = 0 and tells how far one can go; the corrector re-centres
+accordingly and repairs the predictor's quadratic error ds∘dλ.
+
+Near the solution the sets {λᵢ > sᵢ} and {λᵢ < sᵢ} stop changing: the active set is known, and (1) is a linear system.
+Solving it exactly gives the solution to machine precision and the factorisation that the derivative needs.
+
+Source: Nocedal & Wright 2006, alg. 16.4; Mattingley & Boyd 2012 (batches of small QPs); the proximal regularisation is
+Pougkakiotis & Gondzio 2021.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .qp_kkt import KKT, QP, Step, factorise, mul
+
+STEP_BACK = 0.99  # how much of the way to the boundary s, λ ≥ 0 a step may go at most
+POLISH_WEIGHT = {torch.float64: 1e7, torch.float32: 1e3}  # w of an active row while polishing
+REGULARISATION = {torch.float64: 1e-9, torch.float32: 1e-5}
+
+
+@dataclass(frozen=True)
+class Point:
+    """An iterate: y ``(N, n, 1)``, ν ``(N, k, 1)``, λ and s ``(N, m, 1)``."""
+
+    y: Tensor
+    nu: Tensor
+    lam: Tensor
+    s: Tensor
+
+    def select(self, keep: Tensor) -> Point:
+        return Point(*(getattr(self, field.name)[keep] for field in fields(self)))
+
+    def where(self, condition: Tensor, other: Point) -> Point:
+        """self where the condition ``(N,)`` holds, other elsewhere."""
+        mask = condition[:, None, None]
+        return Point(
+            *(torch.where(mask, getattr(self, field.name), getattr(other, field.name)) for field in fields(self))
+        )
+
+
+class Residual(NamedTuple):
+    """What is left of (1) at a point: stationarity ``(N, n, 1)``, equalities, inequalities."""
+
+    dual: Tensor
+    equality: Tensor
+    inequality: Tensor
+
+
+def residual(qp: QP, point: Point) -> Residual:
+    """The left-hand sides of (1) minus the right-hand sides, complementarity aside."""
+    return Residual(
+        dual=mul(qp.Q, point.y) + qp.p + mul(qp.A.mT, point.nu) + mul(qp.G.mT, point.lam),
+        equality=mul(qp.A, point.y) - qp.b,
+        inequality=mul(qp.G, point.y) + point.s - qp.h,
+    )
+
+
+def kkt_error(qp: QP, point: Point, r: Residual | None = None) -> Tensor:
+    """The largest violation of (1), ``(N,)``, relative to 1 + the largest entry of p, and of b and h."""
+    r = residual(qp, point) if r is None else r
+    dual = _largest(r.dual) / (1 + _largest(qp.p))
+    primal = torch.maximum(_largest(r.equality), _largest(r.inequality)) / (
+        1 + torch.maximum(_largest(qp.b), _largest(qp.h))
+    )
+    complementarity = _largest(point.s * point.lam) / (1 + torch.maximum(_largest(qp.p), _largest(qp.h)))
+    return torch.maximum(torch.maximum(dual, primal), complementarity)
+
+
+def interior_point(qp: QP, size: int, tolerance: float, max_iterations: int) -> tuple[Point, Tensor, Tensor]:
+    """Solve a batch of ``size`` QPs. Returns the points, their KKT errors and the iterations, ``(N,)``.
+
+    An element that did not reach the tolerance is returned as it is, with a KKT error that says so.
+    """
+    point = initial_point(qp, size)
+    max_iterations = max_iterations if qp.G.shape[-2] else 0  # without inequalities the first point is the solution
+    index = torch.arange(size, device=point.y.device)
+    finished: list[tuple[Tensor, Point, Tensor, Tensor]] = []
+    threshold = torch.full((size,), 1e-4, dtype=point.y.dtype, device=point.y.device)  # below it, polishing is tried
+
+    for k in range(max_iterations + 1):
+        r = residual(qp, point)
+        error = kkt_error(qp, point, r)
+        stop = (error <= tolerance) | ~torch.isfinite(error)
+        ready = error <= threshold
+        if k == max_iterations:
+            stop = ready = torch.ones_like(stop)
+        if stop.any() or 2 * ready.sum() >= len(ready):
+            ready = ready | stop
+            chosen = point.select(ready)
+            polished = polish(qp.select(ready), chosen)
+            better = kkt_error(qp.select(ready), polished)
+            improved = better <= error[ready]
+            point = _scatter(point, ready, polished.where(improved & (better <= tolerance), chosen))
+            error = error.masked_scatter(ready, torch.where(improved & (better <= tolerance), better, error[ready]))
+            threshold = torch.where(ready, threshold / 100, threshold)
+            stop = stop | (error <= tolerance)
+        if stop.any():
+            finished.append((index[stop], point.select(stop), error[stop], torch.full_like(index[stop], k)))
+            keep = ~stop
+            if not keep.any():
+                break
+            qp, point, index, threshold = qp.select(keep), point.select(keep), index[keep], threshold[keep]
+            r = Residual(*(t[keep] for t in r))
+        point = mehrotra_step(qp, point, r)
+
+    order = torch.cat([f[0] for f in finished]).argsort()
+    points = (torch.cat([getattr(f[1], field.name) for f in finished])[order] for field in fields(Point))
+    return Point(*points), *(torch.cat([f[i] for f in finished])[order] for i in (2, 3))
+
+
+def initial_point(qp: QP, size: int) -> Point:
+    """min ½ yᵀQy + pᵀy + ½‖s‖² s.t. Ay = b, Gy + s = h; then s and λ = −s moved inside (Vandenberghe 2010, §5.3)."""
+    shape = (size, qp.G.shape[-2], 1)
+    kkt = factorise(qp.Q, qp.A, qp.G, qp.h.new_ones(shape), *_regularisation(qp))
+    step = kkt.solve(Step(*(v.expand(size, -1, -1) for v in (-qp.p, qp.b, qp.h))))
+    return Point(step.y, step.equality, _inside(step.inequality), _inside(-step.inequality))
+
+
+def _inside(v: Tensor) -> Tensor:
+    if v.shape[-2] == 0:
+        return v
+    outside = (-v).amax(-2, keepdim=True)
+    return torch.where(outside >= -1e-8 * (1 + v.norm(dim=-2, keepdim=True)), v + 1 + outside, v)
+
+
+def mehrotra_step(qp: QP, point: Point, r: Residual) -> Point:
+    """One predictor and corrector with one factorisation."""
+    s, lam = point.s, point.lam
+    kkt = factorise(qp.Q, qp.A, qp.G, lam / s, *_regularisation(qp))
+    mu = (s * lam).mean(-2, keepdim=True)
+
+    def direction(complementarity: Tensor) -> tuple[Step, Tensor]:
+        """The Newton step towards s λ = s λ − complementarity, and its ds."""
+        step = kkt.solve(Step(-r.dual, -r.equality, complementarity / lam - r.inequality))
+        return step, -(complementarity + s * step.inequality) / lam
+
+    affine, ds = direction(s * lam)
+    alpha = _step_length(point, affine.inequality, ds, 1.0)
+    mu_affine = ((s + alpha * ds) * (lam + alpha * affine.inequality)).mean(-2, keepdim=True)
+    sigma = (mu_affine / mu) ** 3
+    step, ds = direction(s * lam + ds * affine.inequality - sigma * mu)
+    alpha = _step_length(point, step.inequality, ds, STEP_BACK)
+    return Point(
+        point.y + alpha * step.y, point.nu + alpha * step.equality, lam + alpha * step.inequality, s + alpha * ds
+    )
+
+
+def _step_length(point: Point, dlam: Tensor, ds: Tensor, fraction: float) -> Tensor:
+    """The largest α ≤ 1 that goes at most a fraction of the way to s = 0 or λ = 0, ``(N, 1, 1)``."""
+    ratio = torch.maximum(-dlam / point.lam, -ds / point.s).amax(-2, keepdim=True)
+    return (fraction / ratio.clamp_min(fraction)).clamp_max(1.0)
+
+
+def polish(qp: QP, point: Point, rounds: int = 3) -> Point:
+    """The solution of (1) for the active set {λᵢ > sᵢ}: equalities on it, λ = 0 off it."""
+    active = point.lam > point.s
+    kkt = active_factors(qp, active)
+    y, nu, lam = point.y, point.nu, torch.where(active, point.lam, 0)
+    for _ in range(rounds):
+        r = residual(qp, Point(y, nu, lam, torch.zeros_like(lam)))
+        step = kkt.solve(Step(-r.dual, -r.equality, -r.inequality))
+        y, nu, lam = y + step.y, nu + step.equality, lam + step.inequality
+    slack = qp.h - mul(qp.G, y)
+    return Point(y, nu, lam.clamp_min(0), torch.where(active, 0, slack.clamp_min(0)))
+
+
+def active_factors(qp: QP, active: Tensor) -> KKT:
+    """The factorisation for given active rows ``(N, m, 1)``: weight ∞, or nearly, on them and 0 elsewhere."""
+    w = active.to(qp.p.dtype) * POLISH_WEIGHT[qp.p.dtype]
+    return factorise(qp.Q, qp.A, qp.G, w, *_regularisation(qp))
+
+
+def _regularisation(qp: QP) -> tuple[float, float]:
+    return REGULARISATION[qp.p.dtype], REGULARISATION[qp.p.dtype]
+
+
+def _largest(v: Tensor) -> Tensor:
+    return v.abs().amax((-2, -1)) if v.shape[-2] else v.new_zeros(v.shape[0])
+
+
+def _scatter(point: Point, where: Tensor, part: Point) -> Point:
+    mask = where[:, None, None]
+    return Point(
+        *(getattr(point, f.name).masked_scatter(mask, getattr(part, f.name)) for f in fields(Point))
+    )
