@@ -17,7 +17,8 @@ Chapter: book/2_differentiable/04_quadratic_programs. Source: OptNet, eqs. 6–8
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -28,8 +29,9 @@ from ..linear import LinearOperator
 from ..opaque import opaque
 from ..solution import SolverError, failed_indices, mark_failures
 from ..validate import check_finite, check_floating, check_option, check_same_kind, values_visible
-from .qp_interior import Point, active_factors, interior_point, kkt_error, polish
-from .qp_kkt import QP, Step, mul
+from .qp_feasibility import ELASTIC, diagnose
+from .qp_interior import Point, interior_point, kkt_error, polish
+from .qp_kkt import QP, Step, factorise_active, mul
 from .qp_scaling import equilibrate
 
 
@@ -107,37 +109,43 @@ def solve_qp(
     def algorithm(_f, start, *data):
         return _solve(start, data, init is not None, tolerance, max_iterations, on_failure)
 
-    z, active, shift_b, shift_h, converged, iterations, residual = opaque(algorithm, kkt_residual, start, *data)
-    if on_failure == "closest":
-        data = (*data[:3], data[3] + shift_b, data[4], data[5] + shift_h)
-    z = mark_failures(_attach(kkt_residual, solve_kkt, z, *data, active), converged, on_failure)
+    z, active, elastic, converged, iterations, residual = opaque(algorithm, kkt_residual, start, *data)
+    z = mark_failures(_attach(kkt_residual, solve_kkt, z, *data, active, elastic), converged, on_failure)
     y, nu, lam = z.split((n, k, m), dim=-1)
     Q, p, _, _, G, h = data
     value = 0.5 * (y * _mv(Q, y)).sum(-1) + (p * y).sum(-1)
-    return QPSolution(y, nu, lam, h - _mv(G, y), value, converged, iterations, residual)
+    return QPSolution(y, nu, lam, h + elastic * lam - _mv(G, y), value, converged, iterations, residual)
 
 
 EVENT_DIMS = (2, 1, 2, 1, 2, 1)
 
 
 def kkt_residual(
-    z: Tensor, Q: Tensor, p: Tensor, A: Tensor, b: Tensor, G: Tensor, h: Tensor, active: Tensor
+    z: Tensor,
+    Q: Tensor,
+    p: Tensor,
+    A: Tensor,
+    b: Tensor,
+    G: Tensor,
+    h: Tensor,
+    active: Tensor,
+    elastic: Tensor,
 ) -> Tensor:
-    """Eq. (2) for z = (y, ν, λ), all with the same number of batch dimensions."""
+    """Eq. (2) for z = (y, ν, λ), all with the same number of batch dimensions; elastic ``(*batch, 1)``."""
     y, nu, lam = z.split((p.shape[-1], b.shape[-1], h.shape[-1]), dim=-1)
     stationarity = 0.5 * (_mv(Q, y) + _mv(Q.mT, y)) + p + _mv(A.mT, nu) + _mv(G.mT, lam)
-    inequality = torch.where(active, _mv(G, y) - torch.where(active, h, 0), -lam)
-    return torch.cat([stationarity, _mv(A, y) - b, inequality], dim=-1)
+    inequality = torch.where(active, _mv(G, y) - torch.where(active, h, 0) - elastic * lam, -lam)
+    return torch.cat([stationarity, _mv(A, y) - b - elastic * nu, inequality], dim=-1)
 
 
 def solve_kkt(operator: LinearOperator, rhs: Tensor) -> Tensor:
-    """D_z R w = rhs, or its transpose, for the residual (2), through :func:`.qp_interior.active_factors`.
+    """D_z R w = rhs, or its transpose, for the residual (2), through :func:`.qp_kkt.factorise_active`.
 
     With the rows of inactive inequalities eliminated both are the symmetric system (2) of :mod:`.qp_kkt`.
     """
-    _, *data, active = operator.parameters
+    _, *data, active, elastic = operator.parameters
     batch = torch.broadcast_shapes(active.shape[:-1], *(t.shape[:-d] for t, d in zip(data, EVENT_DIMS, strict=True)))
-    qp = _flatten(data, batch)
+    qp = _flatten(data, batch, elastic)
     N = batch.numel()
     active = active.expand(*batch, -1).reshape(N, -1, 1)
     # Dimensions that only the right-hand side has (a vmapped cotangent) become columns that share the factorisation.
@@ -161,7 +169,7 @@ def solve_kkt(operator: LinearOperator, rhs: Tensor) -> Tensor:
 
 def _solve_refined(qp: QP, active: Tensor, r: Step, batch: torch.Size, rounds: int = 4) -> Step:
     """The exact solution of the symmetric system: each round takes out most of what the regularisation left."""
-    kkt = active_factors(qp, active)
+    kkt = factorise_active(qp, active)
     w = Step(*(torch.zeros_like(v) for v in r))
     left = r
     size = _size(r)
@@ -171,8 +179,8 @@ def _solve_refined(qp: QP, active: Tensor, r: Step, batch: torch.Size, rounds: i
         w = Step(*(a + d for a, d in zip(w, kkt.solve(left), strict=True)))
         left = Step(
             y=r.y - mul(qp.Q, w.y) - mul(qp.A.mT, w.equality) - mul(qp.G.mT, w.inequality),
-            equality=r.equality - mul(qp.A, w.y),
-            inequality=torch.where(active, r.inequality - mul(qp.G, w.y), 0),
+            equality=r.equality - mul(qp.A, w.y) + qp.elastic * w.equality,
+            inequality=torch.where(active, r.inequality - mul(qp.G, w.y) + qp.elastic * w.inequality, 0),
         )
         if (_size(left) <= target).all():
             break
@@ -196,20 +204,30 @@ def _solve(
     """Everything that happens outside the graph, on tensors with any number of batch dimensions."""
     batch = start.shape[:-1]
     N = batch.numel()
-    qp = _flatten(data, batch)
+    qp = _flatten(data, batch, start.new_zeros(*batch, 1))
     n, k, m = qp.Q.shape[-1], qp.A.shape[-2], qp.G.shape[-2]
-    shift_b, shift_h = start.new_zeros(N, k, 1), start.new_zeros(N, m, 1)
-
     guess = Point(*start.reshape(N, -1, 1).split((n, k, m, m), dim=1)) if warm else None
     point, error, iterations = _solve_flat(qp, N, guess, tolerance, max_iterations)
-    converged = error <= tolerance
-    if not converged.all() and on_failure != "nan":
-        raise SolverError("not converged", failed_indices((~converged).reshape(batch)))
+    failed = ~(error <= tolerance)
+    if failed.any() and on_failure != "nan":
+        diagnosis = diagnose(qp.select(failed), int(failed.sum()), max_iterations)
+        if on_failure == "closest" and diagnosis.infeasible.any():
+            infeasible = failed.masked_scatter(failed, diagnosis.infeasible)
+            qp = replace(qp, elastic=torch.where(infeasible[:, None, None], ELASTIC[qp.p.dtype], qp.elastic))
+            part, error_part, _ = _solve_flat(
+                qp.select(infeasible), int(infeasible.sum()), None, tolerance, max_iterations
+            )
+            point = point.scatter(infeasible, part)
+            error = error.masked_scatter(infeasible, error_part)
+            failed = ~(error <= tolerance)
+            diagnosis = replace(diagnosis, infeasible=torch.zeros_like(diagnosis.infeasible))
+        if failed.any():
+            diagnosis.raise_for(failed, batch, error, tolerance)
 
     z = torch.cat([point.y, point.nu, point.lam], dim=1).reshape(*batch, n + k + m)
     active = (point.lam > point.s).reshape(*batch, m)
-    shifts = (shift_b.reshape(*batch, k), shift_h.reshape(*batch, m))
-    return z, active, *shifts, *(v.reshape(batch) for v in (converged, iterations, error))
+    elastic = qp.elastic.expand(N, 1, 1).reshape(*batch, 1)
+    return z, active, elastic, *(v.reshape(batch) for v in (~failed, iterations, error))
 
 
 def _solve_flat(
@@ -229,7 +247,7 @@ def _solve_flat(
     return point, kkt_error(qp, point), iterations
 
 
-def _flatten(data: list[Tensor] | tuple[Tensor, ...], batch: torch.Size) -> QP:
+def _flatten(data: Sequence[Tensor], batch: torch.Size, elastic: Tensor) -> QP:
     """One batch dimension, 1 for what is shared by all; symmetric Q; rows with infinite h become 0ᵀy ≤ 1."""
     flat = []
     for t, dims in zip(data, EVENT_DIMS, strict=True):
@@ -241,7 +259,8 @@ def _flatten(data: list[Tensor] | tuple[Tensor, ...], batch: torch.Size) -> QP:
     free = torch.isinf(h)
     if free.any():
         G, h = torch.where(free, 0, G), torch.where(free, 1, h)
-    return QP(0.5 * (Q + Q.mT), p, A, b, G, h)
+    elastic = elastic.expand(*batch, 1).reshape(batch.numel(), 1, 1) if elastic.any() else elastic.new_zeros(1, 1, 1)
+    return QP(0.5 * (Q + Q.mT), p, A, b, G, h, elastic)
 
 
 def _complete(Q, p, A, b, G, h) -> tuple[Tensor, ...]:

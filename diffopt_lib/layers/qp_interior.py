@@ -4,6 +4,8 @@ With slacks s = h − Gy, the optimality conditions of eq. (1) of :mod:`.qp_kkt`
 
     Qy + p + Aᵀν + Gᵀλ = 0,   Ay = b,   Gy + s = h,   s, λ ≥ 0,   sᵢ λᵢ = 0                        (1)
 
+(with b + ε ν and h + ε λ on the right where the constraints are elastic).
+
 The method follows the points where sᵢ λᵢ = σμ > 0 as μ = sᵀλ/m → 0. Each iteration linearises (1) twice with one
 factorisation (weights w = λ/s): the predictor aims at μ = 0 and tells how far one can go; the corrector re-centres
 accordingly and repairs the predictor's quadratic error ds∘dλ.
@@ -23,11 +25,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .qp_kkt import KKT, QP, Step, factorise, mul
+from .qp_kkt import QP, Step, factorise, factorise_active, mul
 
 STEP_BACK = 0.99  # how much of the way to the boundary s, λ ≥ 0 a step may go at most
-POLISH_WEIGHT = {torch.float64: 1e7, torch.float32: 1e3}  # w of an active row while polishing
-REGULARISATION = {torch.float64: 1e-9, torch.float32: 1e-5}
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,11 @@ class Point:
 
     def select(self, keep: Tensor) -> Point:
         return Point(*(getattr(self, field.name)[keep] for field in fields(self)))
+
+    def scatter(self, where: Tensor, part: Point) -> Point:
+        """self with the elements ``where`` is True replaced by those of the part."""
+        mask = where[:, None, None]
+        return Point(*(getattr(self, f.name).masked_scatter(mask, getattr(part, f.name)) for f in fields(self)))
 
     def where(self, condition: Tensor, other: Point) -> Point:
         """self where the condition ``(N,)`` holds, other elsewhere."""
@@ -62,8 +67,8 @@ def residual(qp: QP, point: Point) -> Residual:
     """The left-hand sides of (1) minus the right-hand sides, complementarity aside."""
     return Residual(
         dual=mul(qp.Q, point.y) + qp.p + mul(qp.A.mT, point.nu) + mul(qp.G.mT, point.lam),
-        equality=mul(qp.A, point.y) - qp.b,
-        inequality=mul(qp.G, point.y) + point.s - qp.h,
+        equality=mul(qp.A, point.y) - qp.b - qp.elastic * point.nu,
+        inequality=mul(qp.G, point.y) + point.s - qp.h - qp.elastic * point.lam,
     )
 
 
@@ -102,7 +107,7 @@ def interior_point(qp: QP, size: int, tolerance: float, max_iterations: int) -> 
             polished = polish(qp.select(ready), chosen)
             better = kkt_error(qp.select(ready), polished)
             improved = better <= error[ready]
-            point = _scatter(point, ready, polished.where(improved & (better <= tolerance), chosen))
+            point = point.scatter(ready, polished.where(improved & (better <= tolerance), chosen))
             error = error.masked_scatter(ready, torch.where(improved & (better <= tolerance), better, error[ready]))
             threshold = torch.where(ready, threshold / 100, threshold)
             stop = stop | (error <= tolerance)
@@ -123,7 +128,7 @@ def interior_point(qp: QP, size: int, tolerance: float, max_iterations: int) -> 
 def initial_point(qp: QP, size: int) -> Point:
     """min ½ yᵀQy + pᵀy + ½‖s‖² s.t. Ay = b, Gy + s = h; then s and λ = −s moved inside (Vandenberghe 2010, §5.3)."""
     shape = (size, qp.G.shape[-2], 1)
-    kkt = factorise(qp.Q, qp.A, qp.G, qp.h.new_ones(shape), *_regularisation(qp))
+    kkt = factorise(qp, qp.h.new_ones(shape))
     step = kkt.solve(Step(*(v.expand(size, -1, -1) for v in (-qp.p, qp.b, qp.h))))
     return Point(step.y, step.equality, _inside(step.inequality), _inside(-step.inequality))
 
@@ -138,7 +143,7 @@ def _inside(v: Tensor) -> Tensor:
 def mehrotra_step(qp: QP, point: Point, r: Residual) -> Point:
     """One predictor and corrector with one factorisation."""
     s, lam = point.s, point.lam
-    kkt = factorise(qp.Q, qp.A, qp.G, lam / s, *_regularisation(qp))
+    kkt = factorise(qp, 1 / (s / lam + qp.elastic))
     mu = (s * lam).mean(-2, keepdim=True)
 
     def direction(complementarity: Tensor) -> tuple[Step, Tensor]:
@@ -166,32 +171,15 @@ def _step_length(point: Point, dlam: Tensor, ds: Tensor, fraction: float) -> Ten
 def polish(qp: QP, point: Point, rounds: int = 3) -> Point:
     """The solution of (1) for the active set {λᵢ > sᵢ}: equalities on it, λ = 0 off it."""
     active = point.lam > point.s
-    kkt = active_factors(qp, active)
+    kkt = factorise_active(qp, active)
     y, nu, lam = point.y, point.nu, torch.where(active, point.lam, 0)
     for _ in range(rounds):
         r = residual(qp, Point(y, nu, lam, torch.zeros_like(lam)))
         step = kkt.solve(Step(-r.dual, -r.equality, -r.inequality))
         y, nu, lam = y + step.y, nu + step.equality, lam + step.inequality
-    slack = qp.h - mul(qp.G, y)
+    slack = qp.h + qp.elastic * lam - mul(qp.G, y)
     return Point(y, nu, lam.clamp_min(0), torch.where(active, 0, slack.clamp_min(0)))
-
-
-def active_factors(qp: QP, active: Tensor) -> KKT:
-    """The factorisation for given active rows ``(N, m, 1)``: weight ∞, or nearly, on them and 0 elsewhere."""
-    w = active.to(qp.p.dtype) * POLISH_WEIGHT[qp.p.dtype]
-    return factorise(qp.Q, qp.A, qp.G, w, *_regularisation(qp))
-
-
-def _regularisation(qp: QP) -> tuple[float, float]:
-    return REGULARISATION[qp.p.dtype], REGULARISATION[qp.p.dtype]
 
 
 def _largest(v: Tensor) -> Tensor:
     return v.abs().amax((-2, -1)) if v.shape[-2] else v.new_zeros(v.shape[0])
-
-
-def _scatter(point: Point, where: Tensor, part: Point) -> Point:
-    mask = where[:, None, None]
-    return Point(
-        *(getattr(point, f.name).masked_scatter(mask, getattr(part, f.name)) for f in fields(Point))
-    )

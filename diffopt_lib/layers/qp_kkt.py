@@ -7,15 +7,16 @@ Every Newton step, every polishing step and every derivative of
 solves a symmetric system with the same pattern, in which w ≥ 0 weighs the inequality rows:
 
     Q dy + Aᵀ dν + Gᵀ dλ = r₁
-    A dy                 = r₂                                                                      (2)
+    A dy − dν / E        = r₂                                                                      (2)
     G dy − dλ / w        = r₃       (dλ = 0 where w = 0)
 
-Eliminating dλ and then dν leaves two Cholesky factorisations, of n × n and p × p, instead of one LU of (n + p + m)²:
+The weight E of the equalities ought to be ∞. With a large finite one everything but dy can be eliminated, and one
+Cholesky factorisation of an n × n matrix is left of the (n + k + m)² system:
 
-    K = Q + Gᵀ diag(w) G,     S = A K⁻¹ Aᵀ                                                         (3)
+    (Q + ρ I + E AᵀA + Gᵀ diag(w) G) dy = r₁ + E Aᵀ r₂ + Gᵀ (w r₃)                                (3)
 
-Q may be singular and rows of A redundant, so both are regularised by ρ and δ, and the error which that makes is taken
-out again by iterative refinement: a proximal point step on (2).
+The matrix is positive definite for singular Q and redundant rows of A, too. What E < ∞ and ρ > 0 get wrong is taken out
+again by iterative refinement, which makes each round a step of the proximal method of multipliers (Rockafellar 1976).
 """
 
 from __future__ import annotations
@@ -27,10 +28,18 @@ import torch
 from torch import Tensor
 
 
+EQUALITY_WEIGHT = {torch.float64: 1e7, torch.float32: 1e3}
+REGULARISATION = {torch.float64: 1e-9, torch.float32: 1e-5}
+
+
 @dataclass(frozen=True)
 class QP:
     """The data of (1) for a batch of N: Q ``(N, n, n)``, A ``(N, k, n)``, G ``(N, m, n)``, and the columns p
-    ``(N, n, 1)``, b ``(N, k, 1)``, h ``(N, m, 1)``. A shared tensor has 1 in the place of N; k and m may be 0."""
+    ``(N, n, 1)``, b ``(N, k, 1)``, h ``(N, m, 1)``. A shared tensor has 1 in the place of N; k and m may be 0.
+
+    Where ``elastic`` ε ``(N, 1, 1)`` is positive, the constraints may be violated at a price: the objective gains
+    ‖violation‖² / 2ε, so Ay − b = ε ν and Gy − h ≤ ε λ. As ε → 0 that gives the solution on the nearest constraints
+    (in the least-squares sense) that are feasible."""
 
     Q: Tensor
     p: Tensor
@@ -38,6 +47,7 @@ class QP:
     b: Tensor
     G: Tensor
     h: Tensor
+    elastic: Tensor
 
     def select(self, keep: Tensor) -> QP:
         """The batch elements where ``keep`` is True."""
@@ -66,52 +76,44 @@ def mul(M: Tensor, v: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class KKT:
-    """The factors of (3) for given weights w.
+    """The factorisation of (3) for given weights.
 
     Attributes:
-        L: Cholesky factor of K + ρ I, ``(N, n, n)``.
-        V: L⁻¹ Aᵀ, ``(N, n, k)``.
-        M: Cholesky factor of VᵀV + δ I, ``(N, k, k)``.
-        G: inequality rows, as in :class:`QP`.
-        w: their weights, ``(N, m, 1)``.
+        L: Cholesky factor, ``(N, n, n)``.
+        A, G: the rows, as in :class:`QP`.
+        E: the weight of the equalities, ``(N or 1, 1, 1)``.
+        w: the weights of the inequalities, ``(N, m, 1)``.
     """
 
     L: Tensor
-    V: Tensor
-    M: Tensor
+    A: Tensor
     G: Tensor
+    E: Tensor
     w: Tensor
 
     def solve(self, r: Step) -> Step:
-        """The solution of (2) up to the regularisation: dλ = w (G dy − r₃), so r₁ gains Gᵀ(w r₃)."""
-        u = _forward(self.L, r.y + mul(self.G.mT, self.w * r.inequality))
-        if self.M.shape[-1] == 0:
-            y, equality = _backward(self.L, u), r.equality
-        else:
-            equality = _backward(self.M, _forward(self.M, torch.matmul(self.V.mT, u) - r.equality))
-            y = _backward(self.L, u - torch.matmul(self.V, equality))
-        return Step(y, equality, self.w * (mul(self.G, y) - r.inequality))
+        """The solution of (2), up to what E and ρ get wrong."""
+        rhs = r.y + mul(self.G.mT, self.w * r.inequality)
+        if self.A.shape[-2]:
+            rhs = rhs + mul(self.A.mT, self.E * r.equality)
+        u = torch.linalg.solve_triangular(self.L, rhs, upper=False)
+        y = torch.linalg.solve_triangular(self.L.mT, u, upper=True)
+        return Step(y, self.E * (mul(self.A, y) - r.equality), self.w * (mul(self.G, y) - r.inequality))
 
 
-def factorise(Q: Tensor, A: Tensor, G: Tensor, w: Tensor, rho: float, delta: float) -> KKT:
-    """The factors for weights w ``(N, m, 1)``; an element whose K is not positive definite gets NaN factors."""
-    K = torch.matmul(G.mT, w * G).add_(Q)
-    K.diagonal(dim1=-2, dim2=-1).add_(rho)
+def factorise(qp: QP, w: Tensor) -> KKT:
+    """The factorisation for weights w ``(N, m, 1)``; an element whose matrix is not positive definite gets NaN."""
+    E = 1 / qp.elastic.clamp_min(1 / EQUALITY_WEIGHT[w.dtype])
+    K = torch.matmul(qp.G.mT, w * qp.G).add_(qp.Q)
+    if qp.A.shape[-2]:
+        K.add_(torch.matmul(qp.A.mT, E * qp.A))
+    K.diagonal(dim1=-2, dim2=-1).add_(REGULARISATION[w.dtype])
     L, info = torch.linalg.cholesky_ex(K)
     if (info > 0).any():
         L = torch.where((info > 0)[:, None, None], torch.nan, L)
-    if A.shape[-2] == 0:
-        empty = L.new_zeros(L.shape[0], L.shape[-1], 0)
-        return KKT(L, empty, empty[:, :0], G, w)
-    V = _forward(L, A.mT.expand(L.shape[0], -1, -1))
-    S = torch.matmul(V.mT, V)
-    S.diagonal(dim1=-2, dim2=-1).add_(delta)
-    return KKT(L, V, torch.linalg.cholesky_ex(S)[0], G, w)
+    return KKT(L, qp.A, qp.G, E, w)
 
 
-def _forward(L: Tensor, r: Tensor) -> Tensor:
-    return torch.linalg.solve_triangular(L, r, upper=False)
-
-
-def _backward(L: Tensor, r: Tensor) -> Tensor:
-    return torch.linalg.solve_triangular(L.mT, r, upper=True)
+def factorise_active(qp: QP, active: Tensor) -> KKT:
+    """The factorisation that treats the active inequalities ``(N, m, 1)`` as equalities and ignores the others."""
+    return factorise(qp, active / qp.elastic.clamp_min(1 / EQUALITY_WEIGHT[qp.p.dtype]))

@@ -30,6 +30,7 @@ class Scaling:
             b=self.e * qp.b,
             G=self.g * qp.G * self.d.mT,
             h=self.g * qp.h,
+            elastic=qp.elastic,
         )
 
     def undo(self, point: Point) -> Point:
