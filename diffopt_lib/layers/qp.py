@@ -17,6 +17,7 @@ Chapter: book/2_differentiable/04_quadratic_programs. Source: OptNet, eqs. 6–8
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -96,7 +97,7 @@ def solve_qp(
     check_option("on_failure", on_failure, ("raise", "nan", "closest"))
     arguments = _complete(Q, p, A, b, G, h)
     _check(arguments)
-    batch = torch.broadcast_shapes(*(t.shape[: -dims] for t, dims in zip(arguments, EVENT_DIMS, strict=True)))
+    batch = torch.broadcast_shapes(*(t.shape[:-dims] for t, dims in zip(arguments, EVENT_DIMS, strict=True)))
     data = tuple(_align(t, dims, len(batch)) for t, dims in zip(arguments, EVENT_DIMS, strict=True))
     if tolerance is None:
         tolerance = 1e-9 if p.dtype == torch.float64 else 1e-4
@@ -147,12 +148,12 @@ def solve_kkt(operator: LinearOperator, rhs: Tensor) -> Tensor:
     batch = torch.broadcast_shapes(active.shape[:-1], *(t.shape[:-d] for t, d in zip(data, EVENT_DIMS, strict=True)))
     qp = _flatten(data, batch, elastic)
     N = batch.numel()
-    active = active.expand(*batch, -1).reshape(N, -1, 1)
+    active = active.expand(*batch, -1).reshape(N, active.shape[-1], 1)
     # Dimensions that only the right-hand side has (a vmapped cotangent) become columns that share the factorisation.
     own = [i for i, size in enumerate(batch) if not (size == 1 and rhs.shape[i] > 1)]
     extra = [i for i in range(len(batch)) if i not in own]
     permuted = rhs.permute(*own, rhs.ndim - 1, *extra)
-    columns = permuted.reshape(N, rhs.shape[-1], -1)
+    columns = permuted.reshape(N, rhs.shape[-1], math.prod(rhs.shape[i] for i in extra))
     n, k, m = qp.Q.shape[-1], qp.A.shape[-2], qp.G.shape[-2]
     r = Step(*columns.split((n, k, m), dim=1))
 
@@ -206,9 +207,12 @@ def _solve(
     N = batch.numel()
     qp = _flatten(data, batch, start.new_zeros(*batch, 1))
     n, k, m = qp.Q.shape[-1], qp.A.shape[-2], qp.G.shape[-2]
-    guess = Point(*start.reshape(N, -1, 1).split((n, k, m, m), dim=1)) if warm else None
+    guess = Point(*start.reshape(N, n + k + 2 * m, 1).split((n, k, m, m), dim=1)) if warm else None
     point, error, iterations = _solve_flat(qp, N, guess, tolerance, max_iterations)
     failed = ~(error <= tolerance)
+    if failed.any() and start.dtype == torch.float32:
+        point, error, iterations = _retry_in_float64(qp, failed, point, error, iterations, tolerance, max_iterations)
+        failed = ~(error <= tolerance)
     if failed.any() and on_failure != "nan":
         diagnosis = diagnose(qp.select(failed), int(failed.sum()), max_iterations)
         if on_failure == "closest" and diagnosis.infeasible.any():
@@ -225,9 +229,24 @@ def _solve(
             diagnosis.raise_for(failed, batch, error, tolerance)
 
     z = torch.cat([point.y, point.nu, point.lam], dim=1).reshape(*batch, n + k + m)
-    active = (point.lam > point.s).reshape(*batch, m)
+    # All rows of a failed element count as active, so that its NaN reaches the gradient of every argument.
+    active = ((point.lam > point.s) | failed[:, None, None]).reshape(*batch, m)
     elastic = qp.elastic.expand(N, 1, 1).reshape(*batch, 1)
     return z, active, elastic, *(v.reshape(batch) for v in (~failed, iterations, error))
+
+
+def _retry_in_float64(
+    qp: QP, failed: Tensor, point: Point, error: Tensor, iterations: Tensor, tolerance: float, max_iterations: int
+) -> tuple[Point, Tensor, Tensor]:
+    """What single precision could not solve, solved in double precision and rounded."""
+    part, error_part, iterations_part = _solve_flat(
+        qp.select(failed).to(torch.float64), int(failed.sum()), None, tolerance, max_iterations
+    )
+    return (
+        point.scatter(failed, part.to(torch.float32)),
+        error.masked_scatter(failed, error_part.to(torch.float32)),
+        iterations.masked_scatter(failed, iterations_part),
+    )
 
 
 def _solve_flat(

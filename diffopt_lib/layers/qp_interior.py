@@ -42,6 +42,9 @@ class Point:
     def select(self, keep: Tensor) -> Point:
         return Point(*(getattr(self, field.name)[keep] for field in fields(self)))
 
+    def to(self, dtype: torch.dtype) -> Point:
+        return Point(*(getattr(self, field.name).to(dtype) for field in fields(self)))
+
     def scatter(self, where: Tensor, part: Point) -> Point:
         """self with the elements ``where`` is True replaced by those of the part."""
         mask = where[:, None, None]
@@ -93,11 +96,12 @@ def interior_point(qp: QP, size: int, tolerance: float, max_iterations: int) -> 
     index = torch.arange(size, device=point.y.device)
     finished: list[tuple[Tensor, Point, Tensor, Tensor]] = []
     threshold = torch.full((size,), 1e-4, dtype=point.y.dtype, device=point.y.device)  # below it, polishing is tried
+    stalled = ~_is_finite(point)
 
     for k in range(max_iterations + 1):
         r = residual(qp, point)
         error = kkt_error(qp, point, r)
-        stop = (error <= tolerance) | ~torch.isfinite(error)
+        stop = (error <= tolerance) | stalled
         ready = error <= threshold
         if k == max_iterations:
             stop = ready = torch.ones_like(stop)
@@ -111,14 +115,16 @@ def interior_point(qp: QP, size: int, tolerance: float, max_iterations: int) -> 
             error = error.masked_scatter(ready, torch.where(improved & (better <= tolerance), better, error[ready]))
             threshold = torch.where(ready, threshold / 100, threshold)
             stop = stop | (error <= tolerance)
-        if stop.any():
+        if stop.any() or len(index) == 0:
             finished.append((index[stop], point.select(stop), error[stop], torch.full_like(index[stop], k)))
             keep = ~stop
             if not keep.any():
                 break
             qp, point, index, threshold = qp.select(keep), point.select(keep), index[keep], threshold[keep]
             r = Residual(*(t[keep] for t in r))
-        point = mehrotra_step(qp, point, r)
+        moved = mehrotra_step(qp, point, r)
+        stalled = ~_is_finite(moved)  # the factorisation broke down: what there is, is what there will be
+        point = point.where(stalled, moved)
 
     order = torch.cat([f[0] for f in finished]).argsort()
     points = (torch.cat([getattr(f[1], field.name) for f in finished])[order] for field in fields(Point))
@@ -179,6 +185,10 @@ def polish(qp: QP, point: Point, rounds: int = 3) -> Point:
         y, nu, lam = y + step.y, nu + step.equality, lam + step.inequality
     slack = qp.h + qp.elastic * lam - mul(qp.G, y)
     return Point(y, nu, lam.clamp_min(0), torch.where(active, 0, slack.clamp_min(0)))
+
+
+def _is_finite(point: Point) -> Tensor:
+    return torch.isfinite(torch.cat([point.y, point.nu, point.lam, point.s], dim=1)).all(1).squeeze(-1)
 
 
 def _largest(v: Tensor) -> Tensor:

@@ -53,6 +53,9 @@ class QP:
         """The batch elements where ``keep`` is True."""
         return QP(*(take(getattr(self, field.name), keep) for field in fields(self)))
 
+    def to(self, dtype: torch.dtype) -> QP:
+        return QP(*(getattr(self, field.name).to(dtype) for field in fields(self)))
+
 
 class Step(NamedTuple):
     """(dy, dν, dλ), or the right-hand sides (r₁, r₂, r₃), one or more columns each: ``(N, n, c)`` and so on."""

@@ -34,9 +34,7 @@ class Scaling:
         )
 
     def undo(self, point: Point) -> Point:
-        return Point(
-            self.d * point.y, self.e * point.nu / self.c, self.g * point.lam / self.c, point.s / self.g
-        )
+        return Point(self.d * point.y, self.e * point.nu / self.c, self.g * point.lam / self.c, point.s / self.g)
 
 
 def equilibrate(qp: QP, rounds: int = 15) -> Scaling | None:
