@@ -2,11 +2,11 @@
 
 A grid holds the digits 1 … 4 so that each row, column and 2 × 2 block has all four. A puzzle shows some cells of a grid
 and has a single solution. There are only 288 grids, so that two large sets of puzzles can't have different solutions
-throughout; *disjoint* means here that no puzzle of the test set is in the training set. A third set comes from grids that
-were kept out of training altogether: it tells what was learned of the rules from what was remembered of the grids.
+throughout; *disjoint* means here that no puzzle of the test set is in the training set. A third set comes from grids
+that were kept out of training altogether: it tells what was learned of the rules from what was remembered of the grids.
 
-The paper uses 9,000 training and 1,000 test puzzles and does not say how they were made. Ours start from a uniform random
-grid and take cells away in a random order, as long as the solution stays unique and more cells are shown than a number
+The paper uses 9,000 training and 1,000 test puzzles and does not say how they were made. Ours start from a uniform
+random grid and take cells away in a random order, as long as the solution stays unique and more cells are shown than a number
 drawn uniformly from 4 … 8 (no puzzle with fewer than 4 has a unique solution).
 
 Source: Amos & Kolter 2017, §4.4.

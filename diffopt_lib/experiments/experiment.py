@@ -88,7 +88,7 @@ class Run:
 
     @contextmanager
     def seeded(self, stream: int = 0) -> Iterator[None]:
-        """Inside the block torch's own generators, which initialise modules, follow from the seed; outside they don't."""
+        """Inside the block torch's own generators, which initialise modules, follow from the seed."""
         with torch.random.fork_rng():
             torch.manual_seed(_mix(self.seed, stream))
             yield

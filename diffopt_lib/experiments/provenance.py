@@ -17,7 +17,7 @@ VERSIONS = ("diffopt_lib", "torch", "numpy", "scipy")
 
 
 def provenance(device: torch.device, *, packages: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Date, command, hardware and versions, as JSON can hold them; ``packages`` are further ones whose version counts."""
+    """Date, command, hardware and versions, those of further packages too, as JSON can hold them."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command_line(),

@@ -7,8 +7,8 @@ A puzzle x, one-hot in {0, 1}⁶⁴, goes in as the linear cost of a quadratic p
 A ∈ R⁴⁰ˣ⁶⁴ and ζ ∈ R⁶⁴ are the parameters; q = 0.1. The right-hand side A exp(ζ) keeps a positive point feasible
 whatever A becomes. The rules of the game are of this form, with A y = 1 for the cells, rows, columns and blocks, which
 make 40 independent equations; nothing tells the layer that. The loss is the mean squared distance to the one-hot
-solution. A board counts as wrong if any of its 16 cells is (the paper counts boards that break a rule; ours are at least
-as many).
+solution. A board counts as wrong if any of its 16 cells is (the paper counts boards that break a rule; ours are at
+least as many).
 
 Source: Amos & Kolter 2017, §4.4. Chapter: book/2_differentiable/04_quadratic_programs.
 """

@@ -2,7 +2,7 @@
 
 >>> module.load_state_dict(pretrained.load("sudoku"))
 
-``python -m diffopt_lib.experiments run NAME`` makes them anew; the experiment's result file says how they were obtained.
+``python -m diffopt_lib.experiments run NAME`` makes them anew; its result file says how they were obtained.
 """
 
 from __future__ import annotations

@@ -1,0 +1,43 @@
+"""``python -m benchmarks NAME [--device cuda] [--quick] [--threads 2]``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+NAMES = ("qp", "cone")
+RESULTS = Path(__file__).parent / "results"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parser().parse_args(arguments)
+    # Libraries read this when they are loaded, so it comes before every import of one.
+    os.environ["OMP_NUM_THREADS"] = str(options.threads)
+    from .run import run
+
+    result = run(options.name, options.device, options.quick, options.threads, options.methods)
+    folder = options.output or RESULTS
+    name = options.name + ("-quick" if options.quick else "") + ("-cuda" if options.device == "cuda" else "")
+    path = folder / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(path)
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("name", choices=NAMES)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that everything runs")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--methods", nargs="+", help="only these")
+    parser.add_argument("--output", type=Path, help="folder for the result, instead of benchmarks/results")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

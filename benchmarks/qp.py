@@ -1,0 +1,208 @@
+"""Quadratic programs as layers: forward and backward, every parameter batched and with a gradient.
+
+The table of sizes, and how time grows with the number of variables and with the batch.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor
+
+from .measure import take_turns, waiting_for
+from .method import Forward, Method, by_autograd
+from .qp_problems import QP, accuracy, random_qp
+
+# batch, variables, inequalities, equalities
+TABLE = [(128, 10, 10, 5), (512, 20, 20, 0), (128, 50, 50, 10), (128, 100, 100, 20)]
+BY_SIZE = [(64, n, n, n // 5) for n in (10, 20, 50, 100, 200)]
+BY_BATCH = [(batch, 50, 50, 10) for batch in (1, 8, 32, 128, 512)]
+QUICK = [(8, 10, 10, 5), (8, 20, 20, 0)]
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
+
+
+# The methods
+
+
+def ours(problem: QP) -> Forward:
+    from diffopt_lib.layers.qp import solve_qp
+
+    return by_autograd(problem.parameters, lambda Q, p, A, b, G, h: solve_qp(Q, p, A, b, G, h).y)
+
+
+def qpth(problem: QP) -> Forward:
+    from qpth.qp import QPFunction
+
+    def solve(Q: Tensor, p: Tensor, A: Tensor, b: Tensor, G: Tensor, h: Tensor) -> Tensor:
+        empty = A.shape[1] == 0
+        nothing = A.new_zeros(0)
+        return QPFunction(verbose=-1)(Q, p, G, h, nothing if empty else A, nothing if empty else b)
+
+    if problem.A.shape[1]:
+        return by_autograd(problem.parameters, solve)
+    return without_equalities(problem, lambda Q, p, G, h: solve(Q, p, problem.A, problem.b, G, h))
+
+
+def qplayer(problem: QP) -> Forward:
+    from proxsuite.torch import qplayer as package
+
+    # It uses half of the cores it counts. Counting twice the threads that torch may use gives it as many.
+    package.os = SimpleNamespace(cpu_count=lambda: 2 * torch.get_num_threads())
+    layer = package.QPFunction(eps=TOLERANCE[torch.float64], omp_parallel=True)
+    lower = torch.full_like(problem.h, -1e20)
+
+    def solve(Q: Tensor, p: Tensor, A: Tensor, b: Tensor, G: Tensor, h: Tensor) -> Tensor:
+        return layer(Q, p, A, b, G, lower, h)[0]
+
+    if problem.A.shape[1]:
+        return by_autograd(problem.parameters, solve)
+    return without_equalities(problem, lambda Q, p, G, h: solve(Q, p, problem.A, problem.b, G, h))
+
+
+def without_equalities(problem: QP, solve) -> Forward:
+    """For methods whose backward pass gives no gradient of empty equalities."""
+    forward = by_autograd([problem.Q, problem.p, problem.G, problem.h], solve)
+
+    def padded() -> tuple[Tensor, object]:
+        y, pull = forward()
+
+        def pull_padded(cotangent: Tensor) -> list[Tensor]:
+            dQ, dp, dG, dh = pull(cotangent)
+            return [dQ, dp, torch.zeros_like(problem.A), torch.zeros_like(problem.b), dG, dh]
+
+        return y, pull_padded
+
+    return padded
+
+
+def moreau(problem: QP) -> Forward:
+    import moreau as package
+    from moreau.torch import Solver
+
+    batch, n = problem.p.shape
+    k, m = problem.b.shape[1], problem.h.shape[1]
+
+    def dense_rows(rows: int) -> tuple[Tensor, Tensor]:
+        """Offsets and column numbers of a dense matrix with n columns in compressed rows."""
+        return n * torch.arange(rows + 1), torch.arange(n).repeat(rows)
+
+    device = problem.p.device.type
+    settings = package.Settings(batch_size=batch, device=device, enable_grad=True)
+    cones = package.Cones(num_zero_cones=k, num_nonneg_cones=m)
+    solver = Solver(n, k + m, *dense_rows(n), *dense_rows(k + m), cones=cones, settings=settings)
+
+    def solve(Q: Tensor, p: Tensor, A: Tensor, b: Tensor, G: Tensor, h: Tensor) -> Tensor:
+        rows, bounds = torch.cat([A, G], 1), torch.cat([b, h], 1)
+        return solver.solve(Q.flatten(1), rows.flatten(1), p, bounds).x
+
+    return by_autograd(problem.parameters, solve)
+
+
+def cvxpylayers(problem: QP) -> Forward:
+    import cvxpy as cp
+    from cvxpylayers.torch import CvxpyLayer
+
+    n, k, m = problem.p.shape[1], problem.b.shape[1], problem.h.shape[1]
+    y = cp.Variable(n)
+    root, p, G, h = cp.Parameter((n, n)), cp.Parameter(n), cp.Parameter((m, n)), cp.Parameter(m)
+    equalities = [cp.Parameter((k, n)), cp.Parameter(k)] if k else []
+    constraints = [G @ y <= h] + ([equalities[0] @ y == equalities[1]] if k else [])
+    # A parametrised quadratic form is not DPP; the form with a square root of Q is, and its gradient goes through it.
+    program = cp.Problem(cp.Minimize(0.5 * cp.sum_squares(root @ y) + p @ y), constraints)
+    layer = CvxpyLayer(program, parameters=[root, p, *equalities, G, h], variables=[y])
+
+    def solve(Q: Tensor, p: Tensor, A: Tensor, b: Tensor, G: Tensor, h: Tensor) -> Tensor:
+        root = torch.linalg.cholesky(0.5 * (Q + Q.mT)).mT
+        return layer(root, p, *([A, b] if k else []), G, h)[0]
+
+    if k:
+        return by_autograd(problem.parameters, solve)
+    return without_equalities(problem, lambda Q, p, G, h: solve(Q, p, problem.A, problem.b, G, h))
+
+
+def qpax(problem: QP) -> Forward:
+    import jax
+    import numpy as np
+
+    from qpax import solve_qp_primal
+
+    double = problem.p.dtype == torch.float64
+    jax.config.update("jax_enable_x64", double)
+    arrays = [jax.numpy.asarray(parameter.cpu().numpy()) for parameter in problem.parameters]
+    # By default its gradient is that of a smoothed problem (target_kappa=1e-3); here it is as sharp as its solver allows.
+    tolerance = TOLERANCE[problem.p.dtype]
+    solve = jax.vmap(lambda *data: solve_qp_primal(*data, solver_tol=tolerance, target_kappa=tolerance))
+    run_forward = jax.jit(lambda data: jax.vjp(lambda *data: solve(*data), *data))
+    run_backward = jax.jit(lambda pull, cotangent: pull(cotangent))
+
+    def to_torch(array) -> Tensor:
+        return torch.from_numpy(np.array(array))
+
+    def forward() -> tuple[Tensor, object]:
+        y, pull = jax.block_until_ready(run_forward(arrays))
+
+        def pull_back(cotangent: Tensor) -> list[Tensor]:
+            grads = jax.block_until_ready(run_backward(pull, jax.numpy.asarray(cotangent.cpu().numpy())))
+            return [to_torch(gradient) for gradient in grads]
+
+        return to_torch(y), pull_back
+
+    return forward
+
+
+def double_only(problem: QP) -> str | None:
+    return None if problem.p.dtype == torch.float64 else "float64 only"
+
+
+def cpu_and_double_only(problem: QP) -> str | None:
+    return double_only(problem) or (None if problem.p.device.type == "cpu" else "copies to the CPU")
+
+
+def small_only(problem: QP) -> str | None:
+    """cvxpylayers needs minutes beyond this."""
+    large = problem.p.shape[0] * problem.p.shape[1] ** 2 > 128 * 50**2
+    return cpu_and_double_only(problem) or ("left out: takes too long" if large else None)
+
+
+METHODS = [
+    Method("ours", "diffopt_lib", "diffopt_lib.layers.qp", ours),
+    Method("qpth", "qpth", "qpth.qp", qpth),
+    Method("QPLayer", "proxsuite", "proxsuite.torch.qplayer", qplayer, cpu_and_double_only),
+    Method("Moreau", "moreau", "moreau.torch", moreau, double_only),
+    Method("qpax", "qpax", "qpax", qpax),
+    Method("cvxpylayers", "cvxpylayers", "cvxpylayers.torch", cvxpylayers, small_only),
+]
+
+
+# The cases
+
+
+def cases(quick: bool) -> list[tuple[str, tuple[int, int, int, int], torch.dtype]]:
+    """What is measured: the name of its table, the sizes, and the precision."""
+    if quick:
+        return [("quick", sizes, torch.float64) for sizes in QUICK]
+    named = (("table", TABLE), ("by size", BY_SIZE), ("by batch", BY_BATCH))
+    both = [(name, sizes, torch.float64) for name, table in named for sizes in table]
+    return both + [("table", sizes, torch.float32) for sizes in TABLE]
+
+
+def measure(sizes: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device, methods: list[Method], **turns):
+    """Time and accuracy of every method on one batch of problems: a row for each."""
+    problem = random_qp(*sizes).to(device, dtype)
+    cotangent = torch.randn(problem.p.shape, generator=torch.Generator().manual_seed(1)).to(device, dtype)
+    excluded = {method.name: method.missing() or method.limits(problem) for method in methods}
+    prepared = {
+        method.name: lambda method=method: method.prepare(problem) for method in methods if not excluded[method.name]
+    }
+    timings = take_turns(prepared, cotangent, waiting_for(device), **turns)
+    for method in methods:
+        row = {"method": method.name}
+        if excluded[method.name]:
+            yield row | {"missing": excluded[method.name]}
+            continue
+        timing = timings[method.name]
+        row |= timing.summary()
+        if timing.error is None:
+            row |= accuracy(problem, timing.y, timing.gradients, cotangent)
+        yield row
