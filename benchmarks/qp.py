@@ -124,13 +124,12 @@ def cvxpylayers(problem: QP) -> Forward:
 def qpax(problem: QP) -> Forward:
     import jax
     import numpy as np
-
     from qpax import solve_qp_primal
 
     double = problem.p.dtype == torch.float64
     jax.config.update("jax_enable_x64", double)
     arrays = [jax.numpy.asarray(parameter.cpu().numpy()) for parameter in problem.parameters]
-    # By default its gradient is that of a smoothed problem (target_kappa=1e-3); here it is as sharp as its solver allows.
+    # By default the gradient is that of a smoothed problem (target_kappa=1e-3); here it is as sharp as the solver.
     tolerance = TOLERANCE[problem.p.dtype]
     solve = jax.vmap(lambda *data: solve_qp_primal(*data, solver_tol=tolerance, target_kappa=tolerance))
     run_forward = jax.jit(lambda data: jax.vjp(lambda *data: solve(*data), *data))

@@ -6,8 +6,8 @@ throughout; *disjoint* means here that no puzzle of the test set is in the train
 that were kept out of training altogether: it tells what was learned of the rules from what was remembered of the grids.
 
 The paper uses 9,000 training and 1,000 test puzzles and does not say how they were made. Ours start from a uniform
-random grid and take cells away in a random order, as long as the solution stays unique and more cells are shown than a number
-drawn uniformly from 4 … 8 (no puzzle with fewer than 4 has a unique solution).
+random grid and take cells away in a random order, as long as the solution stays unique and more cells are shown than a
+number drawn uniformly from 4 … 8 (no puzzle with fewer than 4 has a unique solution).
 
 Source: Amos & Kolter 2017, §4.4.
 Chapter: book/2_differentiable/04_quadratic_programs.

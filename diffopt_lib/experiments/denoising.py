@@ -34,8 +34,8 @@ from .training import epochs, train
 TRAIN, VALIDATION, TEST = 8000, 1000, 1000
 BATCH = 100
 HIDDEN = (100, 200, 500, 1000)
-EPOCHS, EPOCHS_BASELINE = 25, 60
-LEARNING_RATE = 1e-4
+EPOCHS, EPOCHS_BASELINE = 20, 60
+LEARNING_RATE = 5e-4
 
 
 class DenoisingLayer(nn.Module):
@@ -129,7 +129,9 @@ def run(run: Run) -> Outcome:
 
     steps = EPOCHS * TRAIN // BATCH
     matrices = [parameter for name, parameter in layer.named_parameters() if name != "log_lam"]
-    optimizer = torch.optim.Adam([{"params": matrices}, {"params": [layer.log_lam], "lr": 1e-3}], lr=LEARNING_RATE)
+    optimizer = torch.optim.Adam(
+        [{"params": matrices}, {"params": [layer.log_lam], "lr": 10 * LEARNING_RATE}], lr=LEARNING_RATE
+    )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     batches = epochs(*training, batch_size=BATCH, seed=run.seed)
     train(run, "tuned from total variation", layer, optimizer, loss, batches, steps=steps, schedule=schedule, share=0.8)
