@@ -1,0 +1,254 @@
+"""Cone programs as a differentiable layer.
+
+    min cᵀx  s.t.  Ax + s = b, s ∈ K;      dual:  max −bᵀy  s.t.  Aᵀy + c = 0, y ∈ K*                     (1)
+
+The solver follows a path to the solution (:mod:`.cone_path`) and polishes it on the residual map (:mod:`.cone_residual`),
+
+    R(x, v) = (Aᵀy + c,  Ax + s − b) = 0,      y = Π_{K*}(v),  s = y − v                               (2)
+
+to which the implicit function theorem then applies: D_θ(x, v) = −(D R)⁻¹ D_θ R, and y and s follow by differentiating the
+projection. That is the derivative of Agrawal et al. (2019), with the homogeneous variable τ held at 1.
+
+Where the solution is on a kink of the projection (a constraint that is active with multiplier zero), there is no
+derivative; (2) then gives that of one side, as ReLU does at 0.
+
+Chapter: book/2_differentiable/05_cone_programs. Source: Agrawal, Barratt, Boyd, Busseti & Moursi, Differentiating through
+a cone program, 2019; Amos, thesis, 2019, §7.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..implicit import _attach
+from ..opaque import opaque
+from ..solution import SolverError, failed_indices, mark_failures
+from ..validate import check_finite, check_floating, check_option, check_same_kind
+from .cone_path import INFEASIBLE, SOLVED, STUCK, UNBOUNDED, follow, kkt_residual
+from .cone_residual import refine, residual_map, solve_derivative
+from .cone_scaling import Program
+from .cones import Cones, project_rows
+
+REASONS = {
+    INFEASIBLE: "the cone program is infeasible (a y in K* has Aᵀy = 0 and bᵀy < 0).",
+    UNBOUNDED: "the cone program is unbounded (an x has −Ax in K and cᵀx < 0).",
+    STUCK: "no convergence to the tolerance",
+}
+
+
+@dataclass(frozen=True)
+class ConeSolution:
+    """The solution of a batch of cone programs, eq. (1).
+
+    Attributes:
+        x: minimiser, ``(*batch, n)``.
+        y: dual variables in K*, ``(*batch, m)``.
+        s: slack b − Ax in K, ``(*batch, m)``.
+        value: cᵀx, ``(*batch,)``. These four carry gradients.
+        converged, iterations, residual: ``(*batch,)``; the residual is the largest violation of the optimality
+            conditions, each relative to 1 + the size of its data.
+        status: ``(*batch,)``, int64: 1 solved, 2 infeasible, 3 unbounded, 4 not converged.
+        infeasible_because: y in K* with Aᵀy = 0 and bᵀy = −1 where the status is 2, ``(*batch, m)``, NaN elsewhere.
+        unbounded_because: x with −Ax in K and cᵀx = −1 where the status is 3, ``(*batch, n)``, NaN elsewhere.
+    """
+
+    x: Tensor
+    y: Tensor
+    s: Tensor
+    value: Tensor
+    converged: Tensor
+    iterations: Tensor
+    residual: Tensor
+    status: Tensor
+    infeasible_because: Tensor
+    unbounded_because: Tensor
+
+
+def solve_cone(
+    c: Tensor,
+    A: Tensor,
+    b: Tensor,
+    cones: Cones,
+    *,
+    tolerance: float = 1e-8,
+    max_iterations: int = 100,
+    on_failure: Literal["raise", "nan"] = "raise",
+    init: ConeSolution | None = None,
+) -> ConeSolution:
+    """Solve (1) for every element of a batch; differentiable in c, A and b, twice where the projection is.
+
+    The arithmetic is in float64 whatever the dtype of the arguments, which is the dtype of the result.
+
+    Args:
+        c: ``(*batch, n)``.
+        A: ``(*batch, m, n)``.
+        b: ``(*batch, m)``. Batch dimensions broadcast against each other; a shared A is not copied.
+        cones: what the m rows of b − Ax have to lie in.
+        tolerance: on ``residual``. The solution is usually polished to some 1e-14.
+        max_iterations: of the path; 8 to 25 are usual.
+        on_failure: ``"raise"``, or ``"nan"`` to mark elements that failed, and their gradients, NaN.
+        init: a solution of a similar program. At the solution it costs at most one iteration; where it does not lead to
+            one in a few Newton steps, the path is followed from its beginning.
+
+    Raises:
+        ValueError: bad shapes, dtypes, NaN or infinite input.
+        SolverError: elements that are infeasible, unbounded, or did not converge, told apart; in the backward pass, a
+            solution that is not unique or is degenerate.
+    """
+    check_option("on_failure", on_failure, ("raise", "nan"))
+    _check(c, A, b, cones)
+    dtype = c.dtype
+    n, m = A.shape[-1], A.shape[-2]
+    batch = torch.broadcast_shapes(c.shape[:-1], A.shape[:-2], b.shape[:-1])
+    c, A, b = _align(c, 1, len(batch)), _align(A, 2, len(batch)), _align(b, 1, len(batch))
+    start = torch.zeros(*batch, n + m, dtype=torch.float64, device=A.device)
+    if init is not None:
+        start = torch.cat([init.x, init.y - init.s], dim=-1).detach().double().expand(*batch, n + m)
+
+    def algorithm(_f, start, c, A, b):
+        return _solve(start, c, A, b, cones, init is not None, tolerance, max_iterations, on_failure)
+
+    residual_of = partial(_residual, cones)
+    z, gap, status, iterations, residual, infeasible_because, unbounded_because = opaque(
+        algorithm, residual_of, start, c, A, b
+    )
+    converged = status == SOLVED
+    z = _attach(residual_of, partial(solve_derivative, cones=cones), z, c, A, b)
+    x, v = z.split((n, m), dim=-1)
+    y = v + project_rows(-v, cones) + gap
+    x, y, s = (mark_failures(t, converged, on_failure).to(dtype) for t in (x, y, y - v))
+    return ConeSolution(
+        x,
+        y,
+        s,
+        (c.to(dtype) * x).sum(-1),
+        converged,
+        iterations,
+        residual.to(dtype),
+        status,
+        infeasible_because.to(dtype),
+        unbounded_because.to(dtype),
+    )
+
+
+def _residual(cones: Cones, z: Tensor, c: Tensor, A: Tensor, b: Tensor) -> Tensor:
+    """Eq. (2) for z = (x, v)."""
+    n = A.shape[-1]
+    return residual_map(z[..., :n], z[..., n:], c, A, b, cones)
+
+
+def _solve(
+    start: Tensor,
+    c: Tensor,
+    A: Tensor,
+    b: Tensor,
+    cones: Cones,
+    warm: bool,
+    tolerance: float,
+    max_iterations: int,
+    on_failure: str,
+) -> tuple[Tensor, ...]:
+    """The algorithm on plain tensors with aligned batch dimensions.
+
+    Returns z = (x, v), what the dual variables are away from the projection of v (0 after polishing), the status, the
+    iterations, the residual, and the two certificates.
+    """
+    batch, (m, n) = start.shape[:-1], A.shape[-2:]
+    program = _flatten(c, A, b, batch)
+    x, v = start.reshape(-1, n + m).split((n, m), dim=-1)
+    y = v + project_rows(-v, cones)
+    status = torch.full((len(x),), STUCK, device=x.device)
+    iterations = torch.zeros_like(status)
+    if warm:
+        x, v, iterations = refine(program, x, v, cones, steps=8)
+        y = v + project_rows(-v, cones)
+        status[kkt_residual(program, x, y, y - v) <= tolerance] = SOLVED
+    s = y - v
+
+    cold = status != SOLVED
+    x, y, s = x.clone(), y.clone(), s.clone()
+    x[cold], y[cold], s[cold], status[cold], taken = follow(program.select(cold), cones, tolerance, max_iterations)
+    iterations[cold] += taken
+    x, y, s = _polish(program, cones, x, y, s, (status == SOLVED) | (status == STUCK))
+    residual = kkt_residual(program, x, y, s)
+    status[(status == STUCK) & (residual <= tolerance)] = SOLVED
+    if on_failure == "raise":
+        _raise_failed(status.reshape(batch), residual.reshape(batch))
+
+    infeasible_because = torch.where((status == INFEASIBLE)[:, None], y, torch.nan)
+    unbounded_because = torch.where((status == UNBOUNDED)[:, None], x, torch.nan)
+    solved = (status == SOLVED)[:, None]
+    x, y, s = (torch.where(solved, t, 0) for t in (x, y, s))
+    v = y - s
+    gap = y - v - project_rows(-v, cones)
+    results = (torch.cat([x, v], -1), gap, status, iterations, residual, infeasible_because, unbounded_because)
+    return tuple(t.reshape(*batch, *t.shape[1:]) for t in results)
+
+
+def _polish(
+    program: Program, cones: Cones, x: Tensor, y: Tensor, s: Tensor, rows: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The given rows refined on the residual map, where that makes their optimality conditions hold better."""
+    part = program.select(rows)
+    polished, v, _ = refine(part, x[rows], y[rows] - s[rows], cones, steps=10)
+    projected = v + project_rows(-v, cones)
+    before = kkt_residual(part, x[rows], y[rows], s[rows])
+    better = (kkt_residual(part, polished, projected, projected - v) <= before)[:, None]
+    x, y, s = x.clone(), y.clone(), s.clone()
+    x[rows] = torch.where(better, polished, x[rows])
+    y[rows], s[rows] = torch.where(better, projected, y[rows]), torch.where(better, projected - v, s[rows])
+    return x, y, s
+
+
+def _raise_failed(status: Tensor, residual: Tensor) -> None:
+    for kind, reason in REASONS.items():
+        failed = status == kind
+        if failed.any():
+            if kind == STUCK:
+                reason = f"no convergence to the tolerance (residual {residual[failed].max().item():.1e})."
+            raise SolverError(reason, failed_indices(failed))
+
+
+def _check(c: Tensor, A: Tensor, b: Tensor, cones: Cones) -> None:
+    named = [("c", c, 1), ("A", A, 2), ("b", b, 1)]
+    for name, t, dims in named:
+        check_floating(name, t)
+        if t.ndim < dims:
+            raise ValueError(f"{name} must have at least {dims} dimensions, got shape {tuple(t.shape)}")
+        check_finite(name, t)
+    check_same_kind("c", c, [("A", A), ("b", b)])
+    if not isinstance(cones, Cones):
+        raise ValueError(f"cones must be a Cones, got {type(cones).__name__}")
+    m, n = A.shape[-2:]
+    if c.shape[-1] != n or n == 0:
+        raise ValueError(f"c must have one entry for each column of A, {n} ≥ 1, got shape {tuple(c.shape)}")
+    if m != cones.rows or b.shape[-1] != m:
+        raise ValueError(
+            f"A and b must have {cones.rows} rows for these cones, got shapes {tuple(A.shape)} and {tuple(b.shape)}"
+        )
+    try:
+        torch.broadcast_shapes(c.shape[:-1], A.shape[:-2], b.shape[:-1])
+    except RuntimeError:
+        raise ValueError(
+            f"the batch dimensions of c, A and b must broadcast, got {tuple(c.shape[:-1])}, {tuple(A.shape[:-2])} and "
+            f"{tuple(b.shape[:-1])}"
+        ) from None
+
+
+def _align(t: Tensor, dims: int, batch_dims: int) -> Tensor:
+    """t in float64 with ``batch_dims`` batch dimensions, ones in front where it had fewer."""
+    missing = batch_dims - (t.ndim - dims)
+    return t.double().reshape(*[1] * missing, *t.shape)
+
+
+def _flatten(c: Tensor, A: Tensor, b: Tensor, batch: torch.Size) -> Program:
+    """The program with one batch dimension; a shared A keeps the size 1 there."""
+    m, n = A.shape[-2:]
+    shared = A.shape[:-2].numel() == 1
+    A = A.reshape(1, m, n) if shared else A.expand(*batch, m, n).reshape(-1, m, n)
+    return Program(c.expand(*batch, n).reshape(-1, n), A, b.expand(*batch, m).reshape(-1, m))

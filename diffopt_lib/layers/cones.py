@@ -1,0 +1,181 @@
+"""Convex cones, the projection onto each, and the derivative of the projection.
+
+    Π_K(v) = argmin_{p ∈ K} ½ ‖p − v‖²                                                             (1)
+
+By Moreau's theorem every v splits into orthogonal parts of K and of its polar −K*, so one projection serves both cones:
+
+    v = Π_K(v) − Π_{K*}(−v),        Π_K(v)ᵀ Π_{K*}(−v) = 0                                         (2)
+
+The nonnegative, second-order and semidefinite cones are self-dual; the dual of the zero cone {0} is all of R. A product
+of cones is projected onto block by block. The formulas of the single cones are in :mod:`.cone_symmetric` and
+:mod:`.cone_exponential`.
+
+Chapter: book/2_differentiable/05_cone_programs. Source: Parikh & Boyd, Proximal Algorithms, 2014, §6.3; Busseti, Moursi
+& Boyd, Solution refinement at regular points of conic problems, 2019, §2.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..validate import check_finite, check_floating
+from .cone_exponential import exponential_jacobian, project_exponential
+from .cone_symmetric import (
+    nonnegative_jacobian,
+    project_nonnegative,
+    project_second_order,
+    project_semidefinite,
+    second_order_jacobian,
+    semidefinite_jacobian,
+)
+
+Kind = Literal["zero", "nonneg", "soc", "psd", "exp"]
+
+
+class Block(NamedTuple):
+    """``count`` cones of one kind, each of ``size`` rows, that stand one after the other from row ``start`` on."""
+
+    kind: Kind
+    start: int
+    count: int
+    size: int
+
+    def of(self, v: Tensor) -> Tensor:
+        """The rows of the block: ``(*batch, rows)`` to ``(*batch, count, size)``."""
+        rows = v[..., self.start : self.start + self.count * self.size]
+        return rows.reshape(*v.shape[:-1], self.count, self.size)
+
+
+@dataclass(frozen=True)
+class Cones:
+    """A product of cones in the row order of SCS: zero, nonneg, soc, psd, exp.
+
+    Attributes:
+        zero: rows that must be 0.
+        nonneg: rows that must be ≥ 0.
+        soc: sizes d of second-order cones {(t, x) ∈ R × R^{d−1}: ‖x‖ ≤ t}.
+        psd: orders k of semidefinite cones. A symmetric k × k matrix takes k(k+1)/2 rows: its lower triangle, column
+            by column, with the entries off the diagonal times √2, so that the dot product is the trace product.
+        exp: number of exponential cones, three rows each: the closure of {(x, y, z): y > 0, y exp(x/y) ≤ z}.
+    """
+
+    zero: int = 0
+    nonneg: int = 0
+    soc: tuple[int, ...] = ()
+    psd: tuple[int, ...] = ()
+    exp: int = 0
+
+    def __post_init__(self):
+        for name, least in (("soc", 1), ("psd", 1)):
+            object.__setattr__(self, name, _sizes(name, getattr(self, name), least))
+        for name in ("zero", "nonneg", "exp"):
+            _sizes(name, (getattr(self, name),), 0)
+
+    @property
+    def rows(self) -> int:
+        """The number of rows m of all the cones together."""
+        semidefinite = sum(k * (k + 1) // 2 for k in self.psd)
+        return self.zero + self.nonneg + sum(self.soc) + semidefinite + 3 * self.exp
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """The cones in row order; neighbours of one kind and size form one block."""
+        blocks, start = [], 0
+        cones: list[tuple[Kind, int, int]] = [("zero", self.zero, 1), ("nonneg", self.nonneg, 1)]
+        cones += [("soc", len(list(group)), d) for d, group in itertools.groupby(self.soc)]
+        cones += [("psd", len(list(group)), k * (k + 1) // 2) for k, group in itertools.groupby(self.psd)]
+        cones += [("exp", self.exp, 3)]
+        for kind, count, size in cones:
+            if count:
+                blocks.append(Block(kind, start, count, size))
+                start += count * size
+        return tuple(blocks)
+
+
+def _sizes(name: str, sizes: Iterable[int], least: int) -> tuple[int, ...]:
+    sizes = tuple(sizes) if isinstance(sizes, Iterable) else (sizes,)
+    for size in sizes:
+        if not isinstance(size, int) or isinstance(size, bool) or size < least:
+            raise ValueError(f"{name} of Cones must be integers ≥ {least}, got {size!r}")
+    return sizes
+
+
+_PROJECTIONS: dict[Kind, Callable[[Tensor], Tensor]] = {
+    "zero": torch.zeros_like,
+    "nonneg": project_nonnegative,
+    "soc": project_second_order,
+    "psd": project_semidefinite,
+    "exp": project_exponential,
+}
+_JACOBIANS: dict[Kind, Callable[[Tensor], Tensor]] = {
+    "zero": lambda v: torch.zeros_like(v).unsqueeze(-1),
+    "nonneg": nonnegative_jacobian,
+    "soc": second_order_jacobian,
+    "psd": semidefinite_jacobian,
+    "exp": exponential_jacobian,
+}
+
+
+def project(v: Tensor, cones: Cones) -> Tensor:
+    """Π_K(v), eq. (1), for v ``(*batch, m)`` in the rows of the cones; differentiable twice away from its kinks.
+
+    Raises:
+        ValueError: v is not floating point, not finite, or has another number of rows than the cones.
+    """
+    _check_rows(v, cones)
+    return project_rows(v, cones)
+
+
+def project_rows(v: Tensor, cones: Cones) -> Tensor:
+    """:func:`project` without its checks, for use inside a solver."""
+    return torch.cat([_PROJECTIONS[block.kind](block.of(v)).flatten(-2) for block in cones.blocks] or [v], dim=-1)
+
+
+def project_dual(v: Tensor, cones: Cones) -> Tensor:
+    """Π_{K*}(v) = v + Π_K(−v), eq. (2), for v ``(*batch, m)``; differentiable like :func:`project`."""
+    _check_rows(v, cones)
+    return v + project(-v, cones)
+
+
+def projection_derivative(v: Tensor, h: Tensor, cones: Cones) -> Tensor:
+    """DΠ_K(v) h without the matrix, for v and h ``(*batch, m)``. Symmetric: it is its own transpose."""
+    v, h = torch.broadcast_tensors(v, h)
+    _, pull_back = torch.func.vjp(lambda v: project(v, cones), v)
+    return pull_back(h)[0]
+
+
+def projection_jacobian(v: Tensor, cones: Cones) -> Tensor:
+    """DΠ_K(v), the dense ``(*batch, m, m)``: block-diagonal, symmetric, with eigenvalues from 0 to 1.
+
+    On a kink it is one of the limits of the derivative nearby, so that a semismooth Newton method may use it.
+    """
+    return block_diagonal(v, cones, [_JACOBIANS[block.kind](block.of(v)) for block in cones.blocks])
+
+
+def dual_projection_jacobian(v: Tensor, cones: Cones) -> Tensor:
+    """DΠ_{K*}(v) = I − DΠ_K(−v), dense ``(*batch, m, m)``."""
+    return torch.eye(v.shape[-1], dtype=v.dtype, device=v.device) - projection_jacobian(-v, cones)
+
+
+def block_diagonal(like: Tensor, cones: Cones, matrices: list[Tensor]) -> Tensor:
+    """One matrix ``(*batch, m, m)`` from the ``(*batch, count, size, size)`` of each block."""
+    m = like.shape[-1]
+    out = like.new_zeros(*like.shape, m)
+    for block, matrix in zip(cones.blocks, matrices, strict=True):
+        rows = slice(block.start, block.start + block.count * block.size)
+        square = out[..., rows, rows].unflatten(-1, (block.count, block.size)).unflatten(-3, (block.count, block.size))
+        square.diagonal(dim1=-4, dim2=-2).copy_(matrix.movedim(-3, -1))
+    return out
+
+
+def _check_rows(v: Tensor, cones: Cones) -> None:
+    check_floating("v", v)
+    if v.ndim == 0 or v.shape[-1] != cones.rows:
+        raise ValueError(f"v must have shape (*batch, {cones.rows}) for these cones, got {tuple(v.shape)}")
+    check_finite("v", v)
