@@ -1,12 +1,13 @@
-"""What a method is to the benchmarks: a name, the package it needs, and how it is called."""
+"""What the benchmarks call a problem, a case and a method."""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,6 +15,27 @@ from diffopt_lib.experiments.provenance import version
 
 Pull = Callable[[Tensor], list[Tensor]]
 Forward = Callable[[], tuple[Tensor, Pull]]
+
+
+class Problem(Protocol):
+    """A batch of problems with known solutions."""
+
+    parameters: list[Tensor]
+    y_shape: torch.Size
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Problem: ...
+
+    def accuracy(self, y: Tensor, gradients: list[Tensor], cotangent: Tensor) -> dict[str, float | str]:
+        """How far a solution and the gradients of all parameters are off."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One batch of problems to measure: the table it belongs to, the arguments of the generator, and the precision."""
+
+    table: str
+    sizes: dict[str, Any]
+    dtype: torch.dtype
 
 
 @dataclass(frozen=True)
@@ -57,3 +79,23 @@ def by_autograd(parameters: list[Tensor], solve: Callable[..., Tensor]) -> Forwa
         return y, lambda cotangent: list(torch.autograd.grad(y, inputs, cotangent))
 
     return forward
+
+
+def double_only(problem: Problem) -> str | None:
+    """Methods that refuse or convert float32."""
+    return None if problem.parameters[0].dtype == torch.float64 else "float64 only"
+
+
+def cpu_and_double_only(problem: Problem) -> str | None:
+    """Those that besides compute on the CPU whatever the device."""
+    return double_only(problem) or (None if problem.parameters[0].device.type == "cpu" else "copies to the CPU")
+
+
+def to_numpy(tensor: Tensor) -> np.ndarray:
+    """As float64, on the CPU."""
+    return tensor.detach().double().cpu().numpy()
+
+
+def rounded(value: float) -> float:
+    """To two digits: an error has no more."""
+    return float(f"{value:.2g}")

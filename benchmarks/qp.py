@@ -10,11 +10,10 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
-from .measure import take_turns, waiting_for
-from .method import Forward, Method, by_autograd
-from .qp_problems import QP, accuracy, random_qp
+from .method import Case, Forward, Method, by_autograd, cpu_and_double_only, double_only
+from .qp_problems import QP, random_qp
 
-# batch, variables, inequalities, equalities
+COLUMNS = ("batch", "n", "inequalities", "equalities")
 TABLE = [(128, 10, 10, 5), (512, 20, 20, 0), (128, 50, 50, 10), (128, 100, 100, 20)]
 BY_SIZE = [(64, n, n, n // 5) for n in (10, 20, 50, 100, 200)]
 BY_BATCH = [(batch, 50, 50, 10) for batch in (1, 8, 32, 128, 512)]
@@ -150,14 +149,6 @@ def qpax(problem: QP) -> Forward:
     return forward
 
 
-def double_only(problem: QP) -> str | None:
-    return None if problem.p.dtype == torch.float64 else "float64 only"
-
-
-def cpu_and_double_only(problem: QP) -> str | None:
-    return double_only(problem) or (None if problem.p.device.type == "cpu" else "copies to the CPU")
-
-
 def small_only(problem: QP) -> str | None:
     """cvxpylayers needs minutes beyond this."""
     large = problem.p.shape[0] * problem.p.shape[1] ** 2 > 128 * 50**2
@@ -174,34 +165,17 @@ METHODS = [
 ]
 
 
-# The cases
-
-
-def cases(quick: bool) -> list[tuple[str, tuple[int, int, int, int], torch.dtype]]:
-    """What is measured: the name of its table, the sizes, and the precision."""
+def cases(quick: bool) -> list[Case]:
+    """The sizes of the tables, in both precisions where float32 is the question."""
     if quick:
-        return [("quick", sizes, torch.float64) for sizes in QUICK]
+        return [_case("quick", sizes) for sizes in QUICK]
     named = (("table", TABLE), ("by size", BY_SIZE), ("by batch", BY_BATCH))
-    both = [(name, sizes, torch.float64) for name, table in named for sizes in table]
-    return both + [("table", sizes, torch.float32) for sizes in TABLE]
+    both = [_case(table, sizes) for table, rows in named for sizes in rows]
+    return both + [_case("table", sizes, torch.float32) for sizes in TABLE]
 
 
-def measure(sizes: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device, methods: list[Method], **turns):
-    """Time and accuracy of every method on one batch of problems: a row for each."""
-    problem = random_qp(*sizes).to(device, dtype)
-    cotangent = torch.randn(problem.p.shape, generator=torch.Generator().manual_seed(1)).to(device, dtype)
-    excluded = {method.name: method.missing() or method.limits(problem) for method in methods}
-    prepared = {
-        method.name: lambda method=method: method.prepare(problem) for method in methods if not excluded[method.name]
-    }
-    timings = take_turns(prepared, cotangent, waiting_for(device), **turns)
-    for method in methods:
-        row = {"method": method.name}
-        if excluded[method.name]:
-            yield row | {"missing": excluded[method.name]}
-            continue
-        timing = timings[method.name]
-        row |= timing.summary()
-        if timing.error is None:
-            row |= accuracy(problem, timing.y, timing.gradients, cotangent)
-        yield row
+def _case(table: str, sizes: tuple[int, int, int, int], dtype: torch.dtype = torch.float64) -> Case:
+    return Case(table, dict(zip(COLUMNS, sizes, strict=True)), dtype)
+
+
+problem = random_qp

@@ -10,6 +10,8 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
+from .method import rounded, to_numpy
+
 CHECKED = 4  # elements of a batch on which accuracy is measured
 
 
@@ -28,11 +30,34 @@ class QP:
     def parameters(self) -> list[Tensor]:
         return [getattr(self, field.name) for field in fields(self)]
 
+    @property
+    def y_shape(self) -> torch.Size:
+        return self.p.shape
+
     def to(self, device: torch.device, dtype: torch.dtype) -> QP:
         return QP(*(parameter.to(device, dtype) for parameter in self.parameters))
 
     def numpy(self, i: int) -> list[np.ndarray]:
         return [to_numpy(parameter[i]) for parameter in self.parameters]
+
+    def accuracy(self, y: Tensor, grads: list[Tensor], cotangent: Tensor) -> dict[str, float | str]:
+        """The worst KKT residual and gradient error over the first few elements, and which parameter's it is.
+
+        An error is relative to the largest entry of the element's true gradient, all parameters together.
+        """
+        names = [field.name for field in fields(self)]
+        kkt, wrong = [], {}
+        for i in range(min(CHECKED, len(y))):
+            problem = self.numpy(i)
+            kkt.append(kkt_residual(problem, to_numpy(y[i])))
+            true = gradients(problem, to_numpy(cotangent[i]))
+            found = [to_numpy(gradient[i]) for gradient in grads]
+            found[0] = 0.5 * (found[0] + found[0].T)  # only the symmetric part of Q counts
+            largest = max(np.abs(gradient).max(initial=0) for gradient in true)
+            for name, f, t in zip(names, found, true, strict=True):
+                wrong[name] = max(wrong.get(name, 0), np.abs(f - t).max(initial=0) / largest)
+        worst = max(wrong, key=lambda name: np.nan_to_num(wrong[name], nan=np.inf))
+        return {"solution_error": rounded(max(kkt)), "gradient_error": rounded(wrong[worst]), "worst_gradient": worst}
 
 
 def random_qp(batch: int, n: int, inequalities: int, equalities: int, seed: int = 0) -> QP:
@@ -107,31 +132,3 @@ def kkt_residual(problem: list[np.ndarray], y: np.ndarray) -> float:
     violations = [gradient + C.T @ multipliers, A @ y - b, np.maximum(G @ y - h, 0), (G @ y - h)[active]]
     scale = 1 + max(np.abs(v).max(initial=0) for v in (p, b, h))
     return max(np.abs(v).max(initial=0) for v in violations) / scale
-
-
-def accuracy(qp: QP, y: Tensor, grads: list[Tensor], cotangent: Tensor) -> dict[str, float | str]:
-    """The worst KKT residual and the worst gradient error over the first few elements, and of which parameter.
-
-    An error is relative to the largest entry of the element's true gradient, all parameters together.
-    """
-    names = [field.name for field in fields(qp)]
-    kkt, wrong = [], {}
-    for i in range(min(CHECKED, len(y))):
-        problem = qp.numpy(i)
-        kkt.append(kkt_residual(problem, to_numpy(y[i])))
-        true = gradients(problem, to_numpy(cotangent[i]))
-        found = [to_numpy(gradient[i]) for gradient in grads]
-        found[0] = 0.5 * (found[0] + found[0].T)  # only the symmetric part of Q counts
-        largest = max(np.abs(gradient).max(initial=0) for gradient in true)
-        for name, f, t in zip(names, found, true, strict=True):
-            wrong[name] = max(wrong.get(name, 0), np.abs(f - t).max(initial=0) / largest)
-    worst = max(wrong, key=lambda name: np.nan_to_num(wrong[name], nan=np.inf))
-    return {"kkt": rounded(max(kkt)), "gradient_error": rounded(wrong[worst]), "worst_gradient": worst}
-
-
-def rounded(value: float) -> float:
-    return float(f"{value:.2g}")
-
-
-def to_numpy(tensor: Tensor) -> np.ndarray:
-    return tensor.detach().double().cpu().numpy()

@@ -9,12 +9,15 @@ import torch
 
 from diffopt_lib.experiments.provenance import provenance
 
+from .measure import take_turns, waiting_for
+from .method import Method, Problem
+
 
 def run(name: str, device: str, quick: bool, threads: int, only: list[str] | None = None) -> dict[str, Any]:
     """The content of the result file: the cases, with a row for each method.
 
     Args:
-        name: of the benchmark's module.
+        name: of the benchmark's module, which has ``METHODS``, ``cases(quick)`` and ``problem(**sizes)``.
         device: ``"cpu"`` or ``"cuda"``.
         quick: tiny sizes and few turns.
         threads: of torch; the environment tells other libraries.
@@ -24,35 +27,65 @@ def run(name: str, device: str, quick: bool, threads: int, only: list[str] | Non
         ValueError: a method is not among the benchmark's.
     """
     benchmark = importlib.import_module(f"benchmarks.{name}")
-    known = [method.name for method in benchmark.METHODS]
-    if unknown := set(only or []) - set(known):
-        raise ValueError(f"no method is called {sorted(unknown)[0]!r}; there are {', '.join(known)}")
-    methods = [method for method in benchmark.METHODS if only is None or method.name in only]
+    methods = choose(benchmark.METHODS, only)
     torch.set_num_threads(threads)
     where = torch.device(device)
     turns = {"turns": 3} if quick else {}
-    results = []
-    for table, sizes, dtype in benchmark.cases(quick):
-        rows = list(benchmark.measure(sizes, dtype, where, methods, **turns))
-        case = {"table": table, "sizes": list(sizes), "dtype": str(dtype).removeprefix("torch."), "rows": rows}
-        results.append(case)
-        print(show(case), flush=True)
+    done = []
+    for case in benchmark.cases(quick):
+        problem = benchmark.problem(**case.sizes).to(where, case.dtype)
+        rows = measure(problem, methods, where, **turns)
+        done.append({"table": case.table, "sizes": case.sizes, "dtype": str(case.dtype).split(".")[1], "rows": rows})
+        print(show(done[-1]), flush=True)
     packages = tuple(dict.fromkeys(method.package for method in methods))
     return {
         "name": name,
         "description": benchmark.__doc__,
-        "cases": results,
+        "cases": done,
         "provenance": provenance(where, packages=packages),
     }
 
 
+def choose(methods: list[Method], only: list[str] | None) -> list[Method]:
+    """Those that are named, or all."""
+    known = [method.name for method in methods]
+    if unknown := set(only or []) - set(known):
+        raise ValueError(f"no method is called {sorted(unknown)[0]!r}; there are {', '.join(known)}")
+    return [method for method in methods if only is None or method.name in only]
+
+
+def measure(problem: Problem, methods: list[Method], device: torch.device, **turns: int) -> list[dict[str, Any]]:
+    """Time and accuracy of every method on one batch of problems, or why there are none."""
+    generator = torch.Generator().manual_seed(1)
+    cotangent = torch.randn(problem.y_shape, generator=generator).to(problem.parameters[0])
+    absent = {method.name: reason for method in methods if (reason := method.missing() or method.limits(problem))}
+    forwards = {
+        method.name: lambda method=method: method.prepare(problem) for method in methods if method.name not in absent
+    }
+    timings = take_turns(forwards, cotangent, waiting_for(device), **turns)
+    rows = []
+    for method in methods:
+        row = {"method": method.name}
+        if method.name in absent:
+            row["missing"] = absent[method.name]
+        else:
+            timing = timings[method.name]
+            row |= timing.summary()
+            if timing.error is None:
+                row |= problem.accuracy(timing.y, timing.gradients, cotangent)
+        rows.append(row)
+    return rows
+
+
 def show(case: dict[str, Any]) -> str:
     """A case as text."""
-    lines = [f"{case['table']}: {case['sizes']} {case['dtype']}"]
+    sizes = ", ".join(f"{key} {value}" for key, value in case["sizes"].items())
+    lines = [f"{case['table']}: {sizes}, {case['dtype']}"]
     for row in case["rows"]:
         if "both" in row:
             times = f"{row['forward']:9.3g} + {row['backward']:8.3g} = {row['both']:8.3g} ms"
-            lines.append(f"  {row['method']:14} {times}   kkt {row['kkt']:.0e}   gradient {row['gradient_error']:.0e}")
+            errors = f"solution {row['solution_error']:.0e}   gradient {row['gradient_error']:.0e}"
+            lines.append(f"  {row['method']:14} {times}   {errors}")
         else:
             lines.append(f"  {row['method']:14} {row.get('missing') or row.get('error')}")
     return "\n".join(lines)

@@ -23,6 +23,7 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
         write(beside)
         with open(beside, "rb") as file:
             os.fsync(file.fileno())
+        beside.chmod(0o644)
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -40,9 +41,10 @@ def describe(experiment: Experiment, run: Run, outcome: Outcome, seconds: float)
 
 
 def write_result(folder: Path, result: Mapping[str, Any]) -> Path:
-    """Write ``NAME.json``; the numbers of one list stand in one line."""
+    """Write ``NAME.json``, with the numbers of a list in one line."""
     path = folder / f"{result['name']}.json"
     text = json.dumps(result, indent=1, ensure_ascii=False)
+    text = re.sub(r"\[[^\[\]{}\"]+\]", lambda numbers: " ".join(numbers[0].split()), text)
     write_whole(path, lambda beside: beside.write_text(text + "\n", encoding="utf-8"))
     return path
 

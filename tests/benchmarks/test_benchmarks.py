@@ -7,10 +7,9 @@ import pytest
 import scipy.optimize
 import torch
 
-from benchmarks import __main__, measure, qp
+from benchmarks import __main__, measure, qp, run
 from benchmarks.method import Method, by_autograd
-from benchmarks.qp_problems import QP, accuracy, gradients, kkt_residual, random_qp, reference
-from benchmarks.run import run, show
+from benchmarks.qp_problems import QP, gradients, kkt_residual, random_qp, reference
 
 SIZES = (3, 6, 5, 2)
 
@@ -69,11 +68,11 @@ def test_accuracy_tells_right_from_wrong():
     true = [gradients(problem.numpy(i), np.ones(6)) for i in range(3)]
     y = torch.tensor(np.stack(exact))
     grads = [torch.tensor(np.stack(parts)) for parts in zip(*true, strict=True)]
-    good = accuracy(problem, y, grads, cotangent)
-    assert good["kkt"] < 1e-12 and good["gradient_error"] < 1e-12
+    good = problem.accuracy(y, grads, cotangent)
+    assert good["solution_error"] < 1e-12 and good["gradient_error"] < 1e-12
     grads[4] = grads[4] * 0.5
-    bad = accuracy(problem, y + 0.1, grads, cotangent)
-    assert bad["kkt"] > 1e-3 and bad["gradient_error"] > 0.01 and bad["worst_gradient"] == "G"
+    bad = problem.accuracy(y + 0.1, grads, cotangent)
+    assert bad["solution_error"] > 1e-3 and bad["gradient_error"] > 0.01 and bad["worst_gradient"] == "G"
 
 
 def test_methods_take_turns(monkeypatch):
@@ -115,14 +114,18 @@ def test_ours_is_exact_and_failures_and_absences_are_reported():
     limited = Method("limited", "torch", "torch", fails, lambda problem: "float32 only")
     wrong = Method("wrong", "torch", "torch", unconstrained)
     methods = [qp.METHODS[0], absent, failing, limited, wrong]
-    rows = list(qp.measure(SIZES, torch.float64, torch.device("cpu"), methods, turns=1))
+    rows = run.measure(random_qp(*SIZES), methods, torch.device("cpu"), turns=1)
     by_name = {row["method"]: row for row in rows}
-    assert by_name["ours"]["kkt"] < 1e-8 and by_name["ours"]["gradient_error"] < 1e-6 and by_name["ours"]["both"] > 0
+    assert (
+        by_name["ours"]["solution_error"] < 1e-8
+        and by_name["ours"]["gradient_error"] < 1e-6
+        and by_name["ours"]["both"] > 0
+    )
     assert "no_such_module_anywhere" in by_name["absent"]["missing"]
     assert by_name["failing"]["error"] == "RuntimeError: does not converge"
     assert by_name["limited"]["missing"] == "float32 only"
-    assert by_name["wrong"]["kkt"] > 0.01
-    assert len(show({"table": "t", "sizes": SIZES, "dtype": "float64", "rows": rows}).splitlines()) == 6
+    assert by_name["wrong"]["solution_error"] > 0.01
+    assert len(run.show({"table": "t", "sizes": {"n": 6}, "dtype": "float64", "rows": rows}).splitlines()) == 6
 
 
 def test_problems_are_feasible_and_reproducible():
@@ -139,7 +142,7 @@ def test_command_line_writes_a_result_with_provenance(tmp_path, monkeypatch, cap
     arguments = ["qp", "--quick", "--threads", "1", "--methods", "ours", "--output", str(tmp_path)]
     assert __main__.main(arguments) == 0
     result = json.loads((tmp_path / "qp-quick.json").read_text())
-    assert [case["sizes"] for case in result["cases"]] == [list(sizes) for sizes in qp.QUICK]
+    assert [tuple(case["sizes"].values()) for case in result["cases"]] == qp.QUICK
     assert all(row["method"] == "ours" and row["both"] > 0 for case in result["cases"] for row in case["rows"])
     assert {"date", "command", "commit", "hardware", "versions"} <= set(result["provenance"])
     assert "ours" in capsys.readouterr().out
@@ -147,9 +150,9 @@ def test_command_line_writes_a_result_with_provenance(tmp_path, monkeypatch, cap
 
 def test_an_unknown_method_is_an_error():
     with pytest.raises(ValueError, match="no method is called 'nobody'; there are ours"):
-        run("qp", "cpu", True, 1, ["nobody"])
+        run.run("qp", "cpu", True, 1, ["nobody"])
 
 
 def test_the_table_of_sizes_is_measured_in_both_precisions():
-    measured = {(sizes, dtype) for _, sizes, dtype in qp.cases(quick=False)}
+    measured = {(tuple(case.sizes.values()), case.dtype) for case in qp.cases(quick=False)}
     assert {(sizes, dtype) for sizes in qp.TABLE for dtype in (torch.float32, torch.float64)} <= measured
