@@ -26,7 +26,8 @@ KINDS = {
 
 
 def ours(problem: ConeProgram) -> Forward:
-    from diffopt_lib.layers import Cones, solve_cone
+    from diffopt_lib.layers.cone import solve_cone
+    from diffopt_lib.layers.cones import Cones
 
     cones = Cones(**vars(problem.shape))
     return by_autograd(problem.parameters, lambda A, b, c: solve_cone(c, A, b, cones).x)
@@ -131,7 +132,7 @@ def moreau(problem: ConeProgram) -> Forward:
 
 
 METHODS = [
-    Method("ours", "diffopt_lib", "diffopt_lib.layers", ours),
+    Method("ours", "diffopt_lib", "diffopt_lib.layers.cone", ours),
     Method("diffcp", "diffcp", "diffcp", diffcp, cpu_and_double_only),
     Method("cvxpylayers", "cvxpylayers", "cvxpylayers.torch", cvxpylayers, cpu_and_double_only),
     Method("Moreau", "moreau", "moreau.torch", moreau, double_only),

@@ -4,14 +4,14 @@ A puzzle x, one-hot in {0, 1}⁶⁴, goes in as the linear cost of a quadratic p
 
     y*(x) = argmin_{y ≥ 0}  ½ q ‖y‖² − xᵀy + ½ ‖A (y − exp ζ)‖² / δ                                 (1)
 
-A ∈ R⁴⁰ˣ⁶⁴ and ζ ∈ R⁶⁴ are the parameters, q = δ = 0.1. The rules of the game are equations A y = b of this kind, for the
-cells, rows, columns and blocks, of which 40 are independent; nothing tells the layer which. The loss is the mean squared
-distance to the one-hot solution.
+A ∈ R⁴⁰ˣ⁶⁴ and ζ ∈ R⁶⁴ are the parameters, q = δ = 0.1. The rules of the game are equations A y = b of this kind, for
+the cells, rows, columns and blocks, of which 40 are independent; nothing tells the layer which. The loss is the mean
+squared distance to the one-hot solution.
 
 The paper imposes A (y − exp ζ) = 0, the limit δ → 0. That layer learns as fast, but the better it has learned, the less
 its derivative exists: at a solved board 40 equations and 48 active bounds meet in R⁶⁴, the multipliers are not unique,
-and ``solve_qp`` raises. In (1) the multipliers of the equations are A (y − exp ζ) / δ, and the active bounds are rows of
-the identity, so the derivative exists wherever no bound is weakly active.
+and ``solve_qp`` raises. In (1) the multipliers of the equations are A (y − exp ζ) / δ, and the active bounds are rows
+of the identity, so the derivative exists wherever no bound is weakly active.
 
 A board counts as wrong if any of its 16 cells is. The paper counts boards that break a rule, which are no more.
 
