@@ -2,18 +2,19 @@
 
     min cᵀx  s.t.  Ax + s = b, s ∈ K;      dual:  max −bᵀy  s.t.  Aᵀy + c = 0, y ∈ K*                     (1)
 
-The solver follows a path to the solution (:mod:`.cone_path`) and polishes it on the residual map (:mod:`.cone_residual`),
+The solver follows a path to the solution (:mod:`.cone_path`) and polishes it on the residual map
+(:mod:`.cone_residual`),
 
     R(x, v) = (Aᵀy + c,  Ax + s − b) = 0,      y = Π_{K*}(v),  s = y − v                               (2)
 
-to which the implicit function theorem then applies: D_θ(x, v) = −(D R)⁻¹ D_θ R, and y and s follow by differentiating the
-projection. That is the derivative of Agrawal et al. (2019), with the homogeneous variable τ held at 1.
+to which the implicit function theorem then applies: D_θ(x, v) = −(D R)⁻¹ D_θ R, and y and s follow by differentiating
+the projection. That is the derivative of Agrawal et al. (2019), with the homogeneous variable τ held at 1.
 
 Where the solution is on a kink of the projection (a constraint that is active with multiplier zero), there is no
 derivative; (2) then gives that of one side, as ReLU does at 0.
 
-Chapter: book/2_differentiable/05_cone_programs. Source: Agrawal, Barratt, Boyd, Busseti & Moursi, Differentiating through
-a cone program, 2019; Amos, thesis, 2019, §7.
+Chapter: book/2_differentiable/05_cone_programs. Source: Agrawal, Barratt, Boyd, Busseti & Moursi, Differentiating
+through a cone program, 2019; Amos, thesis, 2019, §7.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from ..solution import SolverError, failed_indices, mark_failures
 from ..validate import check_finite, check_floating, check_option, check_same_kind
 from .cone_path import INFEASIBLE, SOLVED, STUCK, UNBOUNDED, follow, kkt_residual
 from .cone_residual import refine, residual_map, solve_derivative
-from .cone_scaling import Program
+from .cone_scaling import Program, Scaling, equilibrate
 from .cones import Cones, project_rows
 
 REASONS = {
@@ -78,6 +79,7 @@ def solve_cone(
     tolerance: float = 1e-8,
     max_iterations: int = 100,
     on_failure: Literal["raise", "nan"] = "raise",
+    singular: Literal["raise", "least_norm"] = "raise",
     init: ConeSolution | None = None,
 ) -> ConeSolution:
     """Solve (1) for every element of a batch; differentiable in c, A and b, twice where the projection is.
@@ -92,6 +94,9 @@ def solve_cone(
         tolerance: on ``residual``. The solution is usually polished to some 1e-14.
         max_iterations: of the path; 8 to 25 are usual.
         on_failure: ``"raise"``, or ``"nan"`` to mark elements that failed, and their gradients, NaN.
+        singular: what the backward pass does where the derivative is not determined: ``"raise"``, or ``"least_norm"``
+            for the least-norm solution of its linear system, with a warning. That one is right in the directions that
+            keep all active constraints active, which are all there are if only some multipliers fail to be unique.
         init: a solution of a similar program. At the solution it costs at most one iteration; where it does not lead to
             one in a few Newton steps, the path is followed from its beginning.
 
@@ -101,6 +106,7 @@ def solve_cone(
             solution that is not unique or is degenerate.
     """
     check_option("on_failure", on_failure, ("raise", "nan"))
+    check_option("singular", singular, ("raise", "least_norm"))
     _check(c, A, b, cones)
     dtype = c.dtype
     n, m = A.shape[-1], A.shape[-2]
@@ -118,7 +124,7 @@ def solve_cone(
         algorithm, residual_of, start, c, A, b
     )
     converged = status == SOLVED
-    z = _attach(residual_of, partial(solve_derivative, cones=cones), z, c, A, b)
+    z = _attach(residual_of, partial(solve_derivative, cones=cones, singular=singular), z, c, A, b)
     x, v = z.split((n, m), dim=-1)
     y = v + project_rows(-v, cones) + gap
     x, y, s = (mark_failures(t, converged, on_failure).to(dtype) for t in (x, y, y - v))
@@ -160,21 +166,24 @@ def _solve(
     """
     batch, (m, n) = start.shape[:-1], A.shape[-2:]
     program = _flatten(c, A, b, batch)
-    x, v = start.reshape(-1, n + m).split((n, m), dim=-1)
+    scaled, scaling = equilibrate(program, cones)
+    x, v = start.reshape(batch.numel(), n + m).split((n, m), dim=-1)
     y = v + project_rows(-v, cones)
+    s = y - v
     status = torch.full((len(x),), STUCK, device=x.device)
     iterations = torch.zeros_like(status)
     if warm:
-        x, v, iterations = refine(program, x, v, cones, steps=8)
-        y = v + project_rows(-v, cones)
-        status[kkt_residual(program, x, y, y - v) <= tolerance] = SOLVED
-    s = y - v
+        x, y, s, iterations = _polish(program, scaled, scaling, cones, x, y, s)
+        status[kkt_residual(program, x, y, s) <= tolerance] = SOLVED
 
     cold = status != SOLVED
+    parts = (program.select(cold), scaled.select(cold), scaling.select(cold))
     x, y, s = x.clone(), y.clone(), s.clone()
-    x[cold], y[cold], s[cold], status[cold], taken = follow(program.select(cold), cones, tolerance, max_iterations)
-    iterations[cold] += taken
-    x, y, s = _polish(program, cones, x, y, s, (status == SOLVED) | (status == STUCK))
+    x[cold], y[cold], s[cold], status[cold], steps = follow(*parts, cones, tolerance, max_iterations)
+    iterations[cold] += steps
+    rows = cold & ((status == SOLVED) | (status == STUCK))
+    parts = (program.select(rows), scaled.select(rows), scaling.select(rows))
+    x[rows], y[rows], s[rows], _ = _polish(*parts, cones, x[rows], y[rows], s[rows])
     residual = kkt_residual(program, x, y, s)
     status[(status == STUCK) & (residual <= tolerance)] = SOLVED
     if on_failure == "raise":
@@ -187,22 +196,21 @@ def _solve(
     v = y - s
     gap = y - v - project_rows(-v, cones)
     results = (torch.cat([x, v], -1), gap, status, iterations, residual, infeasible_because, unbounded_because)
-    return tuple(t.reshape(*batch, *t.shape[1:]) for t in results)
+    return tuple(t.reshape(batch + t.shape[1:]) for t in results)
 
 
 def _polish(
-    program: Program, cones: Cones, x: Tensor, y: Tensor, s: Tensor, rows: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The given rows refined on the residual map, where that makes their optimality conditions hold better."""
-    part = program.select(rows)
-    polished, v, _ = refine(part, x[rows], y[rows] - s[rows], cones, steps=10)
-    projected = v + project_rows(-v, cones)
-    before = kkt_residual(part, x[rows], y[rows], s[rows])
-    better = (kkt_residual(part, polished, projected, projected - v) <= before)[:, None]
-    x, y, s = x.clone(), y.clone(), s.clone()
-    x[rows] = torch.where(better, polished, x[rows])
-    y[rows], s[rows] = torch.where(better, projected, y[rows]), torch.where(better, projected - v, s[rows])
-    return x, y, s
+    program: Program, scaled: Program, scaling: Scaling, cones: Cones, x: Tensor, y: Tensor, s: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(x, y, s) refined on the residual map of the scaled program, where that makes the optimality conditions hold
+    better, and the Newton steps that it took."""
+    x_hat, y_hat, s_hat = scaling.scale(x, y, s)
+    x_hat, v_hat, steps = refine(scaled, x_hat, y_hat - s_hat, cones)
+    y_hat = v_hat + project_rows(-v_hat, cones)
+    refined = scaling.unscale(x_hat, y_hat, y_hat - v_hat)
+    better = (kkt_residual(program, *refined) <= kkt_residual(program, x, y, s))[:, None]
+    x, y, s = (torch.where(better, new, old) for new, old in zip(refined, (x, y, s), strict=True))
+    return x, y, s, steps
 
 
 def _raise_failed(status: Tensor, residual: Tensor) -> None:
@@ -243,12 +251,12 @@ def _check(c: Tensor, A: Tensor, b: Tensor, cones: Cones) -> None:
 def _align(t: Tensor, dims: int, batch_dims: int) -> Tensor:
     """t in float64 with ``batch_dims`` batch dimensions, ones in front where it had fewer."""
     missing = batch_dims - (t.ndim - dims)
-    return t.double().reshape(*[1] * missing, *t.shape)
+    return t.double().reshape((1,) * missing + t.shape)
 
 
 def _flatten(c: Tensor, A: Tensor, b: Tensor, batch: torch.Size) -> Program:
     """The program with one batch dimension; a shared A keeps the size 1 there."""
     m, n = A.shape[-2:]
-    shared = A.shape[:-2].numel() == 1
-    A = A.reshape(1, m, n) if shared else A.expand(*batch, m, n).reshape(-1, m, n)
-    return Program(c.expand(*batch, n).reshape(-1, n), A, b.expand(*batch, m).reshape(-1, m))
+    B = batch.numel()
+    A = A.reshape(1, m, n) if A.shape[:-2].numel() == 1 else A.expand(*batch, m, n).reshape(B, m, n)
+    return Program(c.expand(*batch, n).reshape(B, n), A, b.expand(*batch, m).reshape(B, m))

@@ -5,9 +5,9 @@ kept away from the boundary: for μ > 0 there is exactly one
 
     y − s = v,      y = −μ ∇F(s),      s ∈ int K, y ∈ int K*                                       (1)
 
-namely s = argmin ½ ‖s + v‖² + μ F(s), smooth in v and in μ, and (y, s) tends to the projection as μ → 0. For the symmetric
-cones F is −log det and (1) says that the eigenvalues of y and s have the product μ: the one quadratic equation
-y − μ/y = v for each eigenvalue of v. The zero cone has s = 0 and y = v whatever μ. For the exponential cone
+namely s = argmin ½ ‖s + v‖² + μ F(s), smooth in v and in μ, and (y, s) tends to the projection as μ → 0. For the
+symmetric cones F is −log det and (1) says that the eigenvalues of y and s have the product μ: the one quadratic
+equation y − μ/y = v for each eigenvalue of v. The zero cone has s = 0 and y = v whatever μ. For the exponential cone
 
     F(x, y, z) = −log(y log(z/y) − x) − log y − log z                                              (2)
 
@@ -15,7 +15,8 @@ and (1) takes a few damped Newton steps, which cannot leave the cone because F i
 
 Differentiating (1): dy − ds = dv, dy = −μ ∇²F(s) ds − ∇F(s) dμ, so that D = ∂y/∂v has its eigenvalues between 0 and 1.
 
-Source: Parikh & Boyd 2014, §6.7 (the proximal operator of a barrier); for the path that it makes, Chen & Mangasarian 1996.
+Source: Parikh & Boyd 2014, §6.7 (the proximal operator of a barrier); for the path that it makes, Chen & Mangasarian
+1996.
 """
 
 from __future__ import annotations

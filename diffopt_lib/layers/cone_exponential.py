@@ -1,7 +1,8 @@
 """The exponential cone K = closure {(x, y, z): y > 0, y exp(x/y) ≤ z}: projection, its derivative, a barrier.
 
-The curved part of the boundary is made of the rays a (1·r, 1, eʳ), one for each slope r = x/y, and the normals there are
-the rays −b (−1, r − 1, e⁻ʳ) (the boundary of the dual cone). So p is the projection of v, and p − v its normal part, if
+The curved part of the boundary is made of the rays a (1·r, 1, eʳ), one for each slope r = x/y, and the normals there
+are the rays −b (−1, r − 1, e⁻ʳ) (the boundary of the dual cone). So p is the projection of v, and p − v its normal
+part, if
 
     v = a (r, 1, eʳ) − b (−1, r − 1, e⁻ʳ),      a, b ≥ 0.                                          (1)
 

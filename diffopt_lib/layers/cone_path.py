@@ -11,15 +11,15 @@ The homogeneous self-dual embedding multiplies the data by a new variable τ ≥
 It always has a solution. One with τ > 0 is, divided by τ, a solution of (1). One with κ > 0 proves that there is none:
 bᵀy < 0 with Aᵀy = 0 that the program is infeasible, cᵀx < 0 with −Ax ∈ K that it is unbounded.
 
-Conditions such as y ∈ K*, s ∈ K, sᵀy = 0 say that y and s are the projections of v = y − s onto K* and of −v onto K. So (2)
-is a system of equations for (x, v, v_τ), the residual map. It has kinks. But with the central pair of
+Conditions such as y ∈ K*, s ∈ K, sᵀy = 0 say that y and s are the projections of v = y − s onto K* and of −v onto K. So
+(2) is a system of equations for (x, v, v_τ), the residual map. It has kinks. But with the central pair of
 :mod:`.cone_central` in place of the projections, and with a residual that vanishes at the start and fades with μ,
 
     R(x, v, v_τ; μ) = (Aᵀy + cτ,  −Ax + bτ − s,  −cᵀx − bᵀy − κ) − μ · (the same at the start) = 0           (3)
 
 has exactly one smooth path of roots from (0, 0, 0) at μ = 1 to a solution of (2) at μ = 0. We follow it by a
-predictor–corrector method: Newton's step back to the path and the tangent along it come from one factorisation, as does a
-second-order correction; μ falls as far as |R| ≤ NEIGHBOURHOOD · μ allows. y and s never leave their cones.
+predictor–corrector method: Newton's step back to the path and the tangent along it come from one factorisation, as does
+a second-order correction; μ falls as far as |R| ≤ NEIGHBOURHOOD · μ allows. y and s never leave their cones.
 
 Source: Ye, Todd & Mizuno 1994 for the embedding; Busseti, Moursi & Boyd 2019 for its residual map; Burke & Xu 1998 and
 Engelke & Kanzow 2002 for predictor–corrector methods on smoothed equations.
@@ -33,13 +33,14 @@ import torch
 from torch import Tensor
 
 from .cone_central import central_pair, centre, derivative, split
-from .cone_scaling import Program, Scaling, equilibrate
+from .cone_scaling import Program, Scaling
 from .cones import Cones
 
 NEIGHBOURHOOD = 3.0
 REGULARISATION = 1e-12
-# What a step tries, from bold to careful: the factor on μ, and the part of the way back to the path. Towards the end the
-# path is hard to get back to along the solutions of (2), which form a ray, and the way along it may be the shorter one.
+# What a step tries, from bold to careful: the factor on μ, and the part of the way back to the path. Towards the end
+# the path is hard to get back to along the solutions of (2), which form a ray, and the way along it may be the shorter
+# one.
 ATTEMPTS = (
     *((reduction, 1.0) for reduction in (0.003, 0.03, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.96)),
     *((reduction, 1 - reduction) for reduction in (0.03, 0.2, 0.5, 0.8)),
@@ -190,15 +191,17 @@ def advance(embedding: Embedding, point: PathPoint, boldness: Tensor) -> tuple[P
 
 
 def follow(
-    program: Program, cones: Cones, tolerance: float, max_iterations: int
+    program: Program, scaled: Program, scaling: Scaling, cones: Cones, tolerance: float, max_iterations: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Follow the path of every element until it proves something, or to its end.
+    """Follow the path of every element until it proves something about the program, or to its end.
+
+    The path is that of the scaled program; what it proves is judged on the program as it was given.
 
     Returns:
-        x ``(B, n)``, y and s ``(B, m)`` of the program as it was given (solutions where the status says SOLVED,
-        certificates of length 1 where it says INFEASIBLE or UNBOUNDED), the status and the iterations ``(B,)``.
+        x ``(B, n)``, y and s ``(B, m)``, of the program as it was given: solutions where the status says SOLVED,
+        certificates with bᵀy = −1 or cᵀx = −1 where it says INFEASIBLE or UNBOUNDED. Then the status and the iterations
+        ``(B,)``.
     """
-    scaled, scaling = equilibrate(program, cones)
     embedding, point = begin(scaled, cones)
     B, n, m = len(program.c), program.c.shape[-1], program.b.shape[-1]
     index = torch.arange(B, device=program.c.device)
@@ -206,15 +209,12 @@ def follow(
     x, y, s = program.c.new_zeros(B, n), program.c.new_zeros(B, m), program.c.new_zeros(B, m)
     status, iterations = torch.full_like(index, STUCK), torch.zeros_like(index)
     for k in range(max_iterations + 1):
-        current = examine(program, point, scaling, tolerance)
-        moved = boldness < len(ATTEMPTS)
-        stop = (current != RUNNING) | ~moved | (k == max_iterations)
+        now, *here = examine(program, point, scaling, tolerance)
+        stop = (now != RUNNING) | (boldness == len(ATTEMPTS)) | (k == max_iterations)
         if stop.any():
-            done = index[stop]
-            current = torch.where(current == RUNNING, STUCK, current)
-            found = unscale(program.select(stop), point.select(stop), scaling.select(stop), current[stop])
-            x[done], y[done], s[done] = found
-            status[done], iterations[done] = current[stop], k
+            done, now = index[stop], now[stop]
+            x[done], y[done], s[done] = (t[stop] for t in here)
+            status[done], iterations[done] = torch.where(now == RUNNING, STUCK, now), k
             keep = ~stop
             program, scaling, embedding = program.select(keep), scaling.select(keep), embedding.select(keep)
             point, index, boldness = point.select(keep), index[keep], boldness[keep]
@@ -225,27 +225,20 @@ def follow(
     return x, y, s, status, iterations
 
 
-def examine(program: Program, point: PathPoint, scaling: Scaling, tolerance: float) -> Tensor:
-    """What a point proves about the program as it was given: the status ``(B,)``."""
+def examine(program: Program, point: PathPoint, scaling: Scaling, tolerance: float) -> tuple[Tensor, ...]:
+    """What a point proves about the program as it was given: the status ``(B,)`` and the (x, y, s) that prove it."""
+    x, y, s = scaling.unscale(point.z[:, : program.c.shape[-1]], point.y, point.s)
     tau = point.tau[:, None]
-    n = program.c.shape[-1]
-    x, y, s = scaling.x(point.z[:, :n]), scaling.y(point.y), scaling.s(point.s)
     solved = kkt_residual(program, x / tau, y / tau, s / tau) <= tolerance
     cost, dual_cost = dot(program.c, x), dot(program.b, y)
     hopeless = point.kappa > point.tau
-    infeasible = hopeless & (largest(times(program.A.mT, y)) <= -tolerance * dual_cost) & (dual_cost < 0)
-    unbounded = hopeless & (largest(times(program.A, x) + s) <= -tolerance * cost) & (cost < 0)
+    infeasible = hopeless & (dual_cost < 0) & (largest(times(program.A.mT, y)) <= -tolerance * dual_cost)
+    unbounded = hopeless & (cost < 0) & (largest(times(program.A, x) + s) <= -tolerance * cost)
     status = torch.full_like(point.mu, RUNNING, dtype=torch.int64)
     status[unbounded], status[infeasible], status[solved] = UNBOUNDED, INFEASIBLE, SOLVED
-    return status
-
-
-def unscale(program: Program, point: PathPoint, scaling: Scaling, status: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """x, y, s of the program as it was given: a solution, or a certificate with bᵀy = −1 or cᵀx = −1."""
-    x, y, s = scaling.x(point.z[:, : program.c.shape[-1]]), scaling.y(point.y), scaling.s(point.s)
-    of_x = torch.where(status == UNBOUNDED, -dot(program.c, x), point.tau)[:, None]
-    of_y = torch.where(status == INFEASIBLE, -dot(program.b, y), point.tau)[:, None]
-    return x / of_x, y / of_y, s / of_x
+    of_x = torch.where(status == UNBOUNDED, -cost, point.tau)[:, None]
+    of_y = torch.where(status == INFEASIBLE, -dual_cost, point.tau)[:, None]
+    return status, x / of_x, y / of_y, s / of_x
 
 
 def kkt_residual(program: Program, x: Tensor, y: Tensor, s: Tensor) -> Tensor:

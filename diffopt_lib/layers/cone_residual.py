@@ -6,8 +6,8 @@ min cᵀx s.t. Ax + s = b, s ∈ K are the equations
 
     R(x, v) = (Aᵀy + c,   Ax + s − b) = 0                                                            (1)
 
-This is the residual map of the homogeneous embedding with τ = 1, where the map has lost its one-dimensional kernel. With
-D = DΠ_{K*}(v) its derivative is
+This is the residual map of the homogeneous embedding with τ = 1, where the map has lost its one-dimensional kernel.
+With D = DΠ_{K*}(v) its derivative is
 
     D R = [ 0    AᵀD   ]
           [ A   D − I ]                                                                             (2)
@@ -16,6 +16,8 @@ Source: Busseti, Moursi & Boyd 2019, §3; Agrawal et al., Differentiating throug
 """
 
 from __future__ import annotations
+
+import warnings
 
 import torch
 from torch import Tensor
@@ -48,7 +50,7 @@ def residual_jacobian(v: Tensor, A: Tensor, cones: Cones) -> Tensor:
     return J
 
 
-def refine(program: Program, x: Tensor, v: Tensor, cones: Cones, steps: int) -> tuple[Tensor, Tensor, Tensor]:
+def refine(program: Program, x: Tensor, v: Tensor, cones: Cones, steps: int = 10) -> tuple[Tensor, Tensor, Tensor]:
     """Newton steps on (1) from (x, v), each element as long as its residual shrinks.
 
     Where D R is singular, because the solution is not unique, the step is the least-norm one.
@@ -103,44 +105,43 @@ def _size(R: Tensor) -> Tensor:
     return R.abs().amax(-1) if R.shape[-1] else R.new_zeros(R.shape[:-1])
 
 
-def solve_derivative(operator: LinearOperator, rhs: Tensor, cones: Cones) -> Tensor:
+def solve_derivative(operator: LinearOperator, rhs: Tensor, cones: Cones, singular: str = "raise") -> Tensor:
     """D R w = rhs, or its transpose, for the residual (1) at ``operator.parameters`` = (z, c, A, b).
 
     Equalities may be redundant: their multipliers are not unique then, but x is. A little on the diagonal of their rows
     makes the matrix regular, and iterative refinement takes its effect out again, if the right-hand side allows it.
 
     Raises:
-        SolverError: the derivative is not determined.
+        SolverError: the derivative is not determined, and ``singular`` is ``"raise"``.
     """
     z, _, A, _ = operator.parameters
-    m, n = A.shape[-2:]
+    n = A.shape[-1]
     J = residual_jacobian(z[..., n:], A, cones)
     J = J.mT if operator.transposed else J
     rows = _inverse(J.abs().amax(-1)).unsqueeze(-1)
     columns = _inverse((rows * J).abs().amax(-2)).unsqueeze(-1)
-    J = rows * J * columns.mT
+    J, b = rows * J * columns.mT, rows * rhs.unsqueeze(-1)
     regular = J.clone()
     regular.diagonal(dim1=-2, dim2=-1)[..., n : n + cones.zero] += EQUALITY_REGULARISATION
     LU, pivots, _ = torch.linalg.lu_factor_ex(regular)
-    b = rows * rhs.unsqueeze(-1)
     w = torch.zeros_like(b)
     for _ in range(4 if cones.zero else 2):
         w = w + torch.linalg.lu_solve(LU, pivots, b - J @ w)
-    _raise_undetermined(regular, LU, pivots, b, b - J @ w)
-    return (columns * w).squeeze(-1)
-
-
-def _raise_undetermined(A: Tensor, LU: Tensor, pivots: Tensor, b: Tensor, left: Tensor) -> None:
-    size = _size(b.squeeze(-1))
-    singular = ~(condition_estimate(A, LU, pivots) < 0.1 / torch.finfo(A.dtype).eps)
-    unsolved = ~(_size(left.squeeze(-1)) <= 1e-7 * size)
-    # An element already marked NaN stays NaN and is nobody's error.
-    failed = torch.isfinite(size) & (size > 0) & (singular | unsolved)
-    if failed.any():
+    size, left = _size(b.squeeze(-1)), _size((b - J @ w).squeeze(-1))
+    ill = ~(condition_estimate(regular, LU, pivots) < 0.1 / torch.finfo(J.dtype).eps)
+    # An element already marked NaN stays NaN and is nobody's error, and without a right-hand side there is no question.
+    failed = torch.isfinite(size) & (size > 0) & (ill | ~(left <= 1e-7 * size))
+    if failed.any() and singular == "raise":
         raise SolverError(
-            "the solution of the cone program is not unique, or it is degenerate: the derivative is not determined.",
+            "the solution of the cone program is not unique, or it is degenerate: the derivative is not determined. "
+            'singular="least_norm" gives the least-norm one, with a warning.',
             failed_indices(failed),
         )
+    if failed.any():
+        warnings.warn("degenerate cone program: returning the least-norm derivative", stacklevel=2)
+        least_norm = torch.linalg.pinv(J, rtol=1e-10) @ b
+        w = torch.where(failed[..., None, None], least_norm, w)
+    return (columns * w).squeeze(-1)
 
 
 def _inverse(size: Tensor) -> Tensor:

@@ -2,8 +2,8 @@
 
     x = F x̂ / β,   s = E⁻¹ ŝ / β,   y = E ŷ / γ   with   Â = E A F,   b̂ = β E b,   ĉ = γ F c                  (1)
 
-E and F are positive diagonals. A cone is only mapped to itself if all its rows are scaled alike, so E is constant on every
-second-order, semidefinite and exponential cone.
+E and F are positive diagonals. A cone is only mapped to itself if all its rows are scaled alike, so E is constant on
+every second-order, semidefinite and exponential cone.
 
 Source: D. Ruiz, A scaling algorithm to equilibrate both rows and columns norms in matrices, 2001; as in SCS,
 O'Donoghue et al. 2016, §5.
@@ -21,7 +21,8 @@ from .cones import Cones
 
 @dataclass(frozen=True)
 class Program:
-    """min cᵀx s.t. b − Ax ∈ K for a batch of B: c ``(B, n)``, A ``(B, m, n)`` or, shared, ``(1, m, n)``, b ``(B, m)``."""
+    """min cᵀx s.t. b − Ax ∈ K for a batch of B: c ``(B, n)``, A ``(B, m, n)`` or, shared, ``(1, m, n)``, b ``(B,
+    m)``."""
 
     c: Tensor
     A: Tensor
@@ -41,14 +42,13 @@ class Scaling:
     of_b: Tensor
     of_c: Tensor
 
-    def x(self, x: Tensor) -> Tensor:
-        return self.F * x / self.of_b
+    def scale(self, x: Tensor, y: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(x̂, ŷ, ŝ) of (x, y, s)."""
+        return self.of_b * x / self.F, self.of_c * y / self.E, self.of_b * self.E * s
 
-    def s(self, s: Tensor) -> Tensor:
-        return s / (self.E * self.of_b)
-
-    def y(self, y: Tensor) -> Tensor:
-        return self.E * y / self.of_c
+    def unscale(self, x: Tensor, y: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(x, y, s) of (x̂, ŷ, ŝ)."""
+        return self.F * x / self.of_b, self.E * y / self.of_c, s / (self.E * self.of_b)
 
     def select(self, rows: Tensor) -> Scaling:
         return Scaling(*(take(getattr(self, field.name), rows) for field in fields(self)))
@@ -57,7 +57,7 @@ class Scaling:
 def equilibrate(program: Program, cones: Cones, rounds: int = 10) -> tuple[Program, Scaling]:
     """The scaled program and its scaling; every row (cone) and column of Â has its largest entry near 1."""
     A = program.A
-    E, F = torch.ones_like(A[..., 0]), torch.ones_like(A[..., 0, :])
+    E, F = A.new_ones(A.shape[:-1]), A.new_ones(*A.shape[:-2], A.shape[-1])
     for _ in range(rounds):
         size = A.abs()
         rows = _of_cones(size.amax(-1), cones) if A.shape[-1] else E

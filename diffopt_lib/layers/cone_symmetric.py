@@ -17,7 +17,8 @@ Instead of a projection, p and s with p − s = v can be any pair with common ei
 are the *central pair* of v, smooth in v and interior to the cone, and (2) is its derivative unchanged; see
 :mod:`.cone_path`.
 
-Source: Parikh & Boyd 2014, §6.3; for (2), Sun & Sun, Semismooth matrix-valued functions, 2002, and Malick & Sendov 2006.
+Source: Parikh & Boyd 2014, §6.3; for (2), Sun & Sun, Semismooth matrix-valued functions, 2002, and Malick & Sendov
+2006.
 """
 
 from __future__ import annotations
