@@ -18,7 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
     from .run import run
 
-    result = run(options.name, options.device, options.quick, options.threads, options.methods)
+    result = run(options.name, options.device, options.quick, options.threads, options.methods, options.tables)
     folder = options.output or RESULTS
     name = options.name + ("-quick" if options.quick else "") + ("-cuda" if options.device == "cuda" else "")
     path = folder / f"{name}.json"
@@ -35,6 +35,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that everything runs")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--methods", nargs="+", help="only these")
+    parser.add_argument("--tables", nargs="+", help="only these")
     parser.add_argument("--output", type=Path, help="folder for the result, instead of benchmarks/results")
     return parser
 

@@ -13,7 +13,14 @@ from .measure import take_turns, waiting_for
 from .method import Method, Problem
 
 
-def run(name: str, device: str, quick: bool, threads: int, only: list[str] | None = None) -> dict[str, Any]:
+def run(
+    name: str,
+    device: str,
+    quick: bool,
+    threads: int,
+    only: list[str] | None = None,
+    tables: list[str] | None = None,
+) -> dict[str, Any]:
     """The content of the result file: the cases, with a row for each method.
 
     Args:
@@ -22,6 +29,7 @@ def run(name: str, device: str, quick: bool, threads: int, only: list[str] | Non
         quick: tiny sizes and few turns.
         threads: of torch; the environment tells other libraries.
         only: the methods to run; all of the benchmark's by default.
+        tables: the tables to fill; all of the benchmark's by default.
 
     Raises:
         ValueError: a method is not among the benchmark's.
@@ -33,6 +41,8 @@ def run(name: str, device: str, quick: bool, threads: int, only: list[str] | Non
     turns = {"turns": 3} if quick else {}
     done = []
     for case in benchmark.cases(quick):
+        if tables and case.table not in tables:
+            continue
         problem = benchmark.problem(**case.sizes).to(where, case.dtype)
         rows = measure(problem, methods, where, **turns)
         done.append({"table": case.table, "sizes": case.sizes, "dtype": str(case.dtype).split(".")[1], "rows": rows})

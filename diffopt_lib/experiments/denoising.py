@@ -41,6 +41,8 @@ LEARNING_RATE = 5e-4
 class DenoisingLayer(nn.Module):
     """The layer (3), initialised as total variation with weight ``lam``: signals ``(*batch, length)`` to the same."""
 
+    G: Tensor
+
     def __init__(self, lam: float, length: int = LENGTH):
         super().__init__()
         identity = torch.eye(length)
@@ -128,10 +130,9 @@ def run(run: Run) -> Outcome:
     before = error(layer, test)
 
     steps = EPOCHS * TRAIN // BATCH
-    matrices = [parameter for name, parameter in layer.named_parameters() if name != "log_lam"]
-    optimizer = torch.optim.Adam(
-        [{"params": matrices}, {"params": [layer.log_lam], "lr": 10 * LEARNING_RATE}], lr=LEARNING_RATE
-    )
+    matrices = {"params": [layer.L, layer.W, layer.D], "lr": LEARNING_RATE}
+    weights = {"params": [layer.log_lam], "lr": 10 * LEARNING_RATE}
+    optimizer = torch.optim.Adam([matrices, weights])
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     batches = epochs(*training, batch_size=BATCH, seed=run.seed)
     train(run, "tuned from total variation", layer, optimizer, loss, batches, steps=steps, schedule=schedule, share=0.8)

@@ -40,11 +40,11 @@ class Outcome:
     """What an experiment found.
 
     Attributes:
-        figures: numbers by what they measure.
+        figures: numbers by what they measure; None where there is none to report.
         weights: state dicts by the name under which ``diffopt_lib.pretrained`` will ship them.
     """
 
-    figures: Mapping[str, float]
+    figures: Mapping[str, float | None]
     weights: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
 
 

@@ -42,6 +42,10 @@ RULES = 40
 class SudokuLayer(nn.Module):
     """The layer (1): puzzles ``(*batch, 4, 4, 4)`` to scores of the same shape."""
 
+    ridge: Tensor
+    G: Tensor
+    h: Tensor
+
     def __init__(self, rules: int = RULES, q: float = 0.1, delta: float = 0.1):
         super().__init__()
         self.delta = delta
@@ -107,8 +111,8 @@ def run(run: Run) -> Outcome:
 
     optimizer = torch.optim.Adam(baseline.parameters(), lr=1e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, BASELINE_EPOCHS * steps)
-    settings = {"steps": BASELINE_EPOCHS * steps, "schedule": schedule, "share": 0.2}
-    train(run, "fully connected", baseline, optimizer, loss, batches, **settings)
+    total = BASELINE_EPOCHS * steps
+    train(run, "fully connected", baseline, optimizer, loss, batches, steps=total, schedule=schedule, share=0.2)
 
     optimizer = torch.optim.Adam(layer.parameters(), lr=LEARNING_RATE)
     errors = []
@@ -117,8 +121,8 @@ def run(run: Run) -> Outcome:
         train(run, f"epoch {epoch + 1}", layer, optimizer, loss, of_epoch, steps=steps, share=0.8 / EPOCHS)
         errors.append(wrong(layer, test, run.device))
     learned = [epoch for epoch, error in enumerate(errors, start=1) if error <= GOAL]
-    figures = {
-        EPOCHS_TO_GOAL: float(min(learned, default=float("nan"))),
+    figures: dict[str, float | None] = {
+        EPOCHS_TO_GOAL: float(learned[0]) if learned else None,
         "test boards wrong, %": errors[-1],
         "test boards wrong whose grid training never showed, %": wrong(layer, unseen, run.device),
         "test boards wrong, %: fully connected": wrong(baseline, test, run.device),

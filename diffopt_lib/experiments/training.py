@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from tqdm import tqdm
+from tqdm import tqdm  # type: ignore[import-untyped]
 
 from .checkpoint import interrupt_flag, load_checkpoint, save_checkpoint
 from .experiment import Run, TrainingRecord
@@ -79,7 +79,7 @@ def train(
         KeyboardInterrupt: Ctrl-C was pressed; the checkpoint is written.
         FloatingPointError: the loss is not finite; the last checkpoint is kept.
     """
-    parts = {"model": model, "optimizer": optimizer} | ({"schedule": schedule} if schedule else {})
+    parts: dict[str, Any] = {"model": model, "optimizer": optimizer} | ({"schedule": schedule} if schedule else {})
     path = run.folder / f"{name}.pt"
     record, recent = _restore(path, parts, steps)
     run.trainings[name] = record

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import cone
+from benchmarks import cone, run
 from benchmarks.cone_problems import (
     Shape,
     interior_point,
@@ -84,3 +84,10 @@ def test_accuracy_tells_right_from_wrong(program):
     grads[1] = -grads[1]
     bad = program.accuracy(y + 1, grads, cotangent)
     assert bad["solution_error"] > 0.1 and bad["gradient_error"] > 0.01 and bad["worst_gradient"] == "b"
+
+
+def test_ours_is_exact_on_every_kind_of_cone():
+    for case in cone.cases(quick=True):
+        problem = cone.problem(**case.sizes)
+        (row,) = run.measure(problem, [cone.METHODS[0]], torch.device("cpu"), turns=1)
+        assert row["solution_error"] < 1e-6 and row["gradient_error"] < 1e-5, (case.sizes, row)
