@@ -27,7 +27,7 @@ from ..solution import SolverError, failed_indices
 from .cone_scaling import Program
 from .cones import Cones, dual_projection_jacobian, project_rows
 
-EQUALITY_REGULARISATION = 1e-9
+REGULARISATION = 1e-9
 
 
 def residual_map(x: Tensor, v: Tensor, c: Tensor, A: Tensor, b: Tensor, cones: Cones) -> Tensor:
@@ -108,8 +108,11 @@ def _size(R: Tensor) -> Tensor:
 def solve_derivative(operator: LinearOperator, rhs: Tensor, cones: Cones, singular: str = "raise") -> Tensor:
     """D R w = rhs, or its transpose, for the residual (1) at ``operator.parameters`` = (z, c, A, b).
 
-    Equalities may be redundant: their multipliers are not unique then, but x is. A little on the diagonal of their rows
-    makes the matrix regular, and iterative refinement takes its effect out again, if the right-hand side allows it.
+    Often D R is singular and the derivative that was asked for exists all the same: with redundant equalities the
+    multipliers are not unique but x is; an epigraph variable of an inactive constraint is not unique but the others
+    are. Then the right-hand side is in the range. Turning the sign of the second row of (2) makes the matrix monotone,
+    its kernel is complementary to its range, and a little on the diagonal makes it regular. Iterative refinement takes
+    the effect of that out again, unless the right-hand side is not in the range.
 
     Raises:
         SolverError: the derivative is not determined, and ``singular`` is ``"raise"``.
@@ -117,20 +120,31 @@ def solve_derivative(operator: LinearOperator, rhs: Tensor, cones: Cones, singul
     z, _, A, _ = operator.parameters
     n = A.shape[-1]
     J = residual_jacobian(z[..., n:], A, cones)
+    sign = torch.ones_like(J[..., :1])
+    sign[..., n:, :] = -1
+    # Equilibrated: E J F, a positive diagonal on either side, which keeps the kernel complementary to the range.
+    J, b = sign * J, rhs.unsqueeze(-1)
     J = J.mT if operator.transposed else J
-    rows = _inverse(J.abs().amax(-1)).unsqueeze(-1)
-    columns = _inverse((rows * J).abs().amax(-2)).unsqueeze(-1)
-    J, b = rows * J * columns.mT, rows * rhs.unsqueeze(-1)
-    regular = J.clone()
-    regular.diagonal(dim1=-2, dim2=-1)[..., n : n + cones.zero] += EQUALITY_REGULARISATION
-    LU, pivots, _ = torch.linalg.lu_factor_ex(regular)
-    w = torch.zeros_like(b)
-    for _ in range(4 if cones.zero else 2):
-        w = w + torch.linalg.lu_solve(LU, pivots, b - J @ w)
-    size, left = _size(b.squeeze(-1)), _size((b - J @ w).squeeze(-1))
-    ill = ~(condition_estimate(regular, LU, pivots) < 0.1 / torch.finfo(J.dtype).eps)
-    # An element already marked NaN stays NaN and is nobody's error, and without a right-hand side there is no question.
-    failed = torch.isfinite(size) & (size > 0) & (ill | ~(left <= 1e-7 * size))
+    E = _inverse(J.abs().amax(-1)).unsqueeze(-1)
+    F = _inverse((E * J).abs().amax(-2)).unsqueeze(-1)
+    J = E * J * F.mT
+    if operator.transposed:
+        w = sign * F * _solve_in_range(J, E * b, singular)
+    else:
+        w = F * _solve_in_range(J, E * sign * b, singular)
+    return w.squeeze(-1)
+
+
+def _solve_in_range(J: Tensor, b: Tensor, singular: str) -> Tensor:
+    size = _size(b.squeeze(-1))
+    w, left = _solve_refined(J, J, b)
+    failed = _unsolved(left, size)
+    if failed.any():
+        regular = J.clone()
+        regular.diagonal(dim1=-2, dim2=-1).add_(REGULARISATION)
+        in_range, left = _solve_refined(regular, J, b)
+        w = torch.where(failed[..., None, None], in_range, w)
+        failed = failed & _unsolved(left, size)
     if failed.any() and singular == "raise":
         raise SolverError(
             "the solution of the cone program is not unique, or it is degenerate: the derivative is not determined. "
@@ -139,9 +153,28 @@ def solve_derivative(operator: LinearOperator, rhs: Tensor, cones: Cones, singul
         )
     if failed.any():
         warnings.warn("degenerate cone program: returning the least-norm derivative", stacklevel=2)
-        least_norm = torch.linalg.pinv(J, rtol=1e-10) @ b
-        w = torch.where(failed[..., None, None], least_norm, w)
-    return (columns * w).squeeze(-1)
+        w = torch.where(failed[..., None, None], torch.linalg.pinv(J, rtol=1e-10) @ b, w)
+    return w
+
+
+def _solve_refined(factored: Tensor, J: Tensor, b: Tensor, rounds: int = 4) -> tuple[Tensor, Tensor]:
+    """J w = b by iterative refinement with the factors of a matrix near J; and the size of what is left of b."""
+    LU, pivots, _ = torch.linalg.lu_factor_ex(factored)
+    well = condition_estimate(factored, LU, pivots) < 0.1 / torch.finfo(J.dtype).eps
+    w = torch.zeros_like(b)
+    left = b
+    for _ in range(rounds):
+        w = w + torch.linalg.lu_solve(LU, pivots, left)
+        left = b - J @ w
+        if not (_size(left.squeeze(-1)) > 1e-12 * _size(b.squeeze(-1))).any():
+            break
+    return w, torch.where(well, _size(left.squeeze(-1)), torch.inf)
+
+
+def _unsolved(left: Tensor, size: Tensor) -> Tensor:
+    """Where a right-hand side of that size has not been solved for. One that is marked NaN stays NaN and is nobody's
+    error, and without one there is no question."""
+    return torch.isfinite(size) & (size > 0) & ~(left <= 1e-8 * size)
 
 
 def _inverse(size: Tensor) -> Tensor:

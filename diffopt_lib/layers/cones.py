@@ -107,7 +107,7 @@ def _sizes(name: str, sizes: Iterable[int], least: int) -> tuple[int, ...]:
 
 
 _PROJECTIONS: dict[Kind, Callable[[Tensor], Tensor]] = {
-    "zero": torch.zeros_like,
+    "zero": lambda v: 0 * v,  # not a constant, so that it has a derivative
     "nonneg": project_nonnegative,
     "soc": project_second_order,
     "psd": project_semidefinite,
