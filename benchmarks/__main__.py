@@ -14,8 +14,7 @@ RESULTS = Path(__file__).parent / "results"
 
 def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
-    # Libraries read this when they are loaded, so it comes before every import of one.
-    os.environ["OMP_NUM_THREADS"] = str(options.threads)
+    limit_threads(options.threads)
     from .run import run
 
     result = run(options.name, options.device, options.quick, options.threads, options.methods, options.tables)
@@ -26,6 +25,13 @@ def main(arguments: list[str] | None = None) -> int:
     path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(path)
     return 0
+
+
+def limit_threads(threads: int) -> None:
+    """The same limit for every library. They read it when they are loaded, so it comes before every import of one."""
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
 
 
 def parser() -> argparse.ArgumentParser:

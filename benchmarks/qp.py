@@ -5,6 +5,7 @@ The table of sizes, and how time grows with the number of variables and with the
 
 from __future__ import annotations
 
+import os
 from types import SimpleNamespace
 
 import torch
@@ -155,12 +156,18 @@ def small_only(problem: QP) -> str | None:
     return cpu_and_double_only(problem) or ("left out: takes too long" if large else None)
 
 
+def enough_cores(problem: QP) -> str | None:
+    """Work in XLA's thread pool waits for other work there: with two threads and large factorisations, for ever."""
+    waits = (os.cpu_count() or 1) < 4 and problem.p.shape[1] >= 50
+    return "hangs on fewer than four cores" if waits and problem.p.device.type == "cpu" else None
+
+
 METHODS = [
     Method("ours", "diffopt_lib", "diffopt_lib.layers.qp", ours),
     Method("qpth", "qpth", "qpth.qp", qpth),
     Method("QPLayer", "proxsuite", "proxsuite.torch.qplayer", qplayer, cpu_and_double_only),
     Method("Moreau", "moreau", "moreau.torch", moreau, double_only),
-    Method("qpax", "qpax", "qpax", qpax),
+    Method("qpax", "qpax", "qpax", qpax, enough_cores),
     Method("cvxpylayers", "cvxpylayers", "cvxpylayers.torch", cvxpylayers, small_only),
 ]
 
