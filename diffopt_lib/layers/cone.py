@@ -30,9 +30,10 @@ from ..implicit import _attach
 from ..opaque import opaque
 from ..solution import SolverError, failed_indices, mark_failures
 from ..validate import check_finite, check_floating, check_option, check_same_kind
-from .cone_path import INFEASIBLE, SOLVED, STUCK, UNBOUNDED, follow, kkt_residual
+from .cone_path import INFEASIBLE, SOLVED, STUCK, UNBOUNDED, follow
+from .cone_program import Program, kkt_residual
 from .cone_residual import refine, residual_map, solve_derivative
-from .cone_scaling import Program, Scaling, equilibrate
+from .cone_scaling import Scaling, equilibrate
 from .cones import Cones, project_rows
 
 REASONS = {

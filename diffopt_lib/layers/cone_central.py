@@ -22,20 +22,28 @@ Source: Parikh & Boyd 2014, §6.7 (the proximal operator of a barrier); for the 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .cone_exponential import project_exponential, slope_of
+from .cone_exponential import exponential_jacobian, projection_and_ratio
 from .cone_symmetric import (
     central_pair,
+    odds,
     second_order_frame,
     second_order_matrix,
+    second_order_sums,
     semidefinite_matrix,
+    semidefinite_sums,
+    share,
     to_matrix,
     to_vector,
 )
-from .cones import Block, Cones, block_diagonal
+from .cones import Block, BlockDiagonal, Cones
+
+# In the place of 0 where a matrix I − D is singular; see Slope.
+LEAST = 1e-8
 
 # The point of the exponential cone with s = −∇F(s): central, and the same for the cone and its dual.
 EXPONENTIAL_CENTRE = (-1.051383945322714, 0.556409619469370, 1.258967884768947)
@@ -60,14 +68,40 @@ def centre(like: Tensor, cones: Cones) -> Tensor:
     return s
 
 
-def derivative(v: Tensor, y: Tensor, s: Tensor, mu: Tensor, cones: Cones) -> tuple[Tensor, Tensor]:
-    """D = ∂y/∂v, block-diagonal ``(B, m, m)``, and ∂y/∂μ = ∂s/∂μ ``(B, m)`` at a pair that :func:`split` returned."""
-    matrices, rates = [], []
-    for block in cones.blocks:
-        D, rate = _differentiate_block(block, block.of(v), block.of(y), block.of(s), mu[:, None, None])
-        matrices.append(D)
-        rates.append(rate.flatten(-2))
-    return block_diagonal(v, cones, matrices), torch.cat([*rates, v[..., :0]], dim=-1)
+@dataclass(frozen=True)
+class Slope:
+    """How a pair (y, s) moves with v: dy = D dv and ds = (D − I) dv.
+
+    Attributes:
+        D: block-diagonal, with eigenvalues between 0 and 1.
+        W: D (I − D + LEAST · I)⁻¹, so that dy = −W ds up to LEAST.
+        rate: ∂y/∂μ = ∂s/∂μ, ``(B, m)``.
+    """
+
+    D: BlockDiagonal
+    W: BlockDiagonal
+    rate: Tensor
+
+
+def slope(v: Tensor, s: Tensor, mu: Tensor, cones: Cones) -> Slope:
+    """The slope of the central pair of v ``(B, m)``, whose s ``(B, m)`` is known, for μ > 0."""
+    parts = [_central_slope(block, block.of(v), block.of(s), mu[:, None, None]) for block in cones.blocks]
+    D, W, rates = zip(*parts, strict=True) if parts else ((), (), ())
+    rate = torch.cat([*(rate.flatten(-2) for rate in rates), v[..., :0]], dim=-1)
+    return Slope(BlockDiagonal(cones, D), BlockDiagonal(cones, W), rate)
+
+
+def projection_slope(v: Tensor, cones: Cones) -> Slope:
+    """The same in the limit μ = 0, where y and s are projections; the rate is 0."""
+    zero = torch.zeros_like(v[:, :1, None])  # and s is only asked for where the cone is exponential
+    parts = [
+        _exponential_limit(block.of(v))
+        if block.kind == "exp"
+        else _central_slope(block, block.of(v), block.of(v), zero)[:2]
+        for block in cones.blocks
+    ]
+    D, W = zip(*parts, strict=True) if parts else ((), ())
+    return Slope(BlockDiagonal(cones, D), BlockDiagonal(cones, W), torch.zeros_like(v))
 
 
 def _split_block(block: Block, v: Tensor, mu: Tensor, guess: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,23 +121,37 @@ def _split_block(block: Block, v: Tensor, mu: Tensor, guess: Tensor) -> tuple[Te
     return s + v, s
 
 
-def _differentiate_block(block: Block, v: Tensor, y: Tensor, s: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:
+def _central_slope(block: Block, v: Tensor, s: Tensor, mu: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """D, W and the rate of one block."""
     if block.kind == "zero":
-        return torch.ones_like(v).unsqueeze(-1), torch.zeros_like(v)
+        one = torch.ones_like(v).unsqueeze(-1)
+        return one, one / LEAST, torch.zeros_like(v)
     if block.kind == "nonneg":
-        return (y / (y + s)).unsqueeze(-1), 1 / (y + s)
+        p, q = central_pair(v, mu)
+        return share(p, q).unsqueeze(-1), odds(p, q, LEAST).unsqueeze(-1), 1 / (p + q)
     if block.kind == "soc":
         eigenvalues, frame = second_order_frame(v)
         p, q = central_pair(eigenvalues, mu)
-        return second_order_matrix(frame, p, q), _along(frame, 1 / (p + q))
+        sums = second_order_sums(p, q)
+        D = second_order_matrix(frame, share(p, q), share(*sums))
+        W = second_order_matrix(frame, odds(p, q, LEAST), odds(*sums, LEAST))
+        return D, W, _along(frame, 1 / (p + q))
     if block.kind == "psd":
         eigenvalues, V = torch.linalg.eigh(to_matrix(v))
         p, q = central_pair(eigenvalues, mu)
-        return semidefinite_matrix(V, p, q), _with_eigenvalues(V, 1 / (p + q))
+        sums = semidefinite_sums(p, q)
+        D, W = semidefinite_matrix(V, share(*sums)), semidefinite_matrix(V, odds(*sums, LEAST))
+        return D, W, _with_eigenvalues(V, 1 / (p + q))
     _, gradient, hessian = barrier(s)
     identity = torch.eye(3, dtype=v.dtype, device=v.device)
     of_s = torch.linalg.inv(identity + mu.unsqueeze(-1) * hessian)
-    return identity - of_s, -(of_s @ gradient.unsqueeze(-1)).squeeze(-1)
+    return identity - of_s, mu.unsqueeze(-1) * hessian, -(of_s @ gradient.unsqueeze(-1)).squeeze(-1)
+
+
+def _exponential_limit(v: Tensor) -> tuple[Tensor, Tensor]:
+    identity = torch.eye(3, dtype=v.dtype, device=v.device)
+    D = identity - exponential_jacobian(-v)
+    return D, D @ torch.linalg.inv((1 + LEAST) * identity - D)
 
 
 def _along(frame: Tensor, eigenvalues: Tensor) -> Tensor:
@@ -143,27 +191,33 @@ def barrier_prox(w: Tensor, mu: Tensor, guess: Tensor, max_steps: int = 30) -> T
     """
     root = mu.sqrt()
     w, s = w / root, guess / root
-    for step in range(max_steps):
+    direction, decrement = _newton(s, w)
+    far = ~(decrement < 4)
+    if far.any():
+        s = s.clone()
+        s[far] = _best_start(w[far])
         direction, decrement = _newton(s, w)
-        if step == 0 and not (decrement < 4).all():
-            s = torch.where((decrement < 4).unsqueeze(-1), s, _best_start(w))
-            direction, decrement = _newton(s, w)
+    enough = 1e-9 * (1 + 1e-8 * w.square().amax(-1))
+    for _ in range(max_steps):
         full, damped = s + direction, s + direction / (1 + decrement.sqrt().unsqueeze(-1))
-        whole = (_prox_objective(full, w) < _prox_objective(damped, w)) | (decrement < 0.05)
+        whole = decrement < 0.05
+        if not whole.all():
+            whole = whole | (_prox_objective(full, w) < _prox_objective(damped, w))
         s = torch.where(whole.unsqueeze(-1), full, damped)
-        if (decrement <= 1e-12 * (1 + 1e-8 * w.square().amax(-1))).all():
+        if (decrement <= enough).all():
             break
+        direction, decrement = _newton(s, w)
     return s * root
 
 
 def _newton(s: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
-    """Newton's direction for ½ ‖s − w‖² + F(s) and the square of its decrement."""
-    _, gradient, hessian = barrier(s)
+    """Newton's direction for ½ ‖s − w‖² + F(s) and the square of its decrement, infinite outside the cone."""
+    value, gradient, hessian = barrier(s)
     gradient = gradient + s - w
     hessian = hessian + torch.eye(3, dtype=w.dtype, device=w.device)
     direction, _ = torch.linalg.solve_ex(hessian, -gradient)
     decrement = -(gradient * direction).sum(-1)
-    return direction, torch.where(torch.isfinite(decrement), decrement, torch.inf).clamp_min(0)
+    return direction, torch.where(torch.isfinite(value + decrement), decrement, torch.inf).clamp_min(0)
 
 
 def _best_start(w: Tensor) -> Tensor:
@@ -175,7 +229,7 @@ def _best_start(w: Tensor) -> Tensor:
     length = rays.square().sum(-1, keepdim=True)
     t, _ = central_pair((rays * w).sum(-1, keepdim=True) / length, 3 / length)
 
-    p, ratio = project_exponential(w), slope_of(w).exp()
+    p, ratio = projection_and_ratio(w)
     y, z = _positive(p[..., 1]), _positive(p[..., 2])
     y = torch.stack([y, y, z / ratio, _positive(w[..., 1]), y])
     z = torch.stack([z, ratio * y[0], z, _positive(w[..., 2]), 1 + p[..., 1] + p[..., 2]])

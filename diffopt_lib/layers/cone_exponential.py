@@ -39,7 +39,7 @@ def project_exponential(v: Tensor) -> Tensor:
     to fourth order, so differentiating the steps differentiates the root.
     """
     dtype, v = v.dtype, v.double()
-    r, curved = opaque(lambda _, v: _slope(v), _slope, v)
+    r, curved = opaque(lambda _, v: _slope(v), torch.zeros_like, v)
     harmless = torch.tensor([0.0, 1.0, 0.0], dtype=v.dtype, device=v.device)  # keeps NaN out of the unused branch
     w = torch.where(curved.unsqueeze(-1), v, harmless)
     for _ in range(2):
@@ -74,10 +74,12 @@ def exponential_jacobian(v: Tensor) -> Tensor:
     return torch.where(curved[..., None, None], on_curve, flat).to(dtype)
 
 
-def slope_of(v: Tensor) -> Tensor:
-    """The slope x/y of the ray that v is projected onto; 0 where that is not on the curved part of the boundary."""
+def projection_and_ratio(v: Tensor) -> tuple[Tensor, Tensor]:
+    """Π(v) ``(..., 3)`` and z/y = eʳ on the ray that v is projected onto, 1 where that is not on the curved part.
+    Without derivative."""
     r, curved = _slope(v)
-    return torch.where(curved, r, 0)
+    r = torch.where(curved, r, 0)
+    return torch.where(curved.unsqueeze(-1), _on_curve(r, v)[0], _flat(v)), r.exp()
 
 
 def in_exponential(v: Tensor) -> Tensor:

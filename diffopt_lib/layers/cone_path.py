@@ -32,12 +32,16 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from .cone_central import central_pair, centre, derivative, split
-from .cone_scaling import Program, Scaling
+from .cone_central import centre, slope, split
+from .cone_newton import DenseNewton, Newton
+from .cone_program import Program, dot, kkt_residual, largest, times
+from .cone_scaling import Scaling
+from .cone_symmetric import central_pair
 from .cones import Cones
 
 NEIGHBOURHOOD = 3.0
-REGULARISATION = 1e-12
+BOLD = 10  # the number of attempts that go all the way back
+FARTHEST = 2  # attempts that may be skipped at once
 # What a step tries, from bold to careful: the factor on μ, and the part of the way back to the path. Towards the end
 # the path is hard to get back to along the solutions of (2), which form a ray, and the way along it may be the shorter
 # one.
@@ -96,45 +100,35 @@ class Embedding:
     def select(self, rows: Tensor) -> Embedding:
         return replace(self, program=self.program.select(rows), start=self.start[rows])
 
-    def at(self, z: Tensor, mu: Tensor, guess: Tensor) -> PathPoint:
-        """The point z ``(B, n + m + 1)``; guess ``(B, m)`` is an s nearby."""
+    def at(self, z: Tensor, mu: Tensor, expected: Tensor | None = None) -> PathPoint:
+        """The point z ``(B, n + m + 1)`` and μ ``(B,)``.
+
+        Args:
+            expected: roughly what the residual will be. It tells roughly what s will be, where that takes a search.
+        """
         c, A, b = self.program.c, self.program.A, self.program.b
-        n, m = c.shape[-1], b.shape[-1]
+        n = c.shape[-1]
         finite = torch.isfinite(z).all(-1)  # what a singular matrix made of z is no better than any other point
         z = torch.where(finite[:, None], z, 0)
-        x, v, v_tau = z[:, :n], z[:, n : n + m], z[:, -1]
-        y, s = split(v, mu, self.cones, guess)
+        x, v, v_tau = z[:, :n], z[:, n:-1], z[:, -1]
         tau, kappa = central_pair(v_tau, mu)
+        slack = b * tau[:, None] - times(A, x) - mu[:, None] * self.start[:, n:-1]
+        y, s = split(v, mu, self.cones, centre(v, self.cones) if expected is None else slack - expected[:, n:-1])
         residual = torch.cat(
             [
-                times(A.mT, y) + c * tau[:, None],
-                b * tau[:, None] - times(A, x) - s,
-                (-dot(c, x) - dot(b, y) - kappa)[:, None],
+                times(A.mT, y) + c * tau[:, None] - mu[:, None] * self.start[:, :n],
+                slack - s,
+                (-dot(c, x) - dot(b, y) - kappa - mu * self.start[:, -1])[:, None],
             ],
             dim=-1,
         )
-        residual = torch.where(finite[:, None], residual - mu[:, None] * self.start, torch.inf)
-        return PathPoint(z, mu, y, s, tau, kappa, residual)
+        return PathPoint(z, mu, y, s, tau, kappa, torch.where(finite[:, None], residual, torch.inf))
 
-    def linearise(self, point: PathPoint) -> tuple[Tensor, Tensor]:
-        """∂R/∂z ``(B, n + m + 1, n + m + 1)`` and ∂R/∂μ ``(B, n + m + 1)``."""
+    def linearise(self, point: PathPoint, careful: bool) -> tuple[Newton | DenseNewton, Tensor]:
+        """∂R/∂z, factorised, and ∂R/∂μ ``(B, n + m + 1)``."""
         c, A, b = self.program.c, self.program.A, self.program.b
-        B, n, m = len(c), c.shape[-1], b.shape[-1]
-        D, rate = derivative(point.z[:, n : n + m], point.y, point.s, point.mu, self.cones)
-        tau_rate = 1 / (point.tau + point.kappa)
-        d = point.tau * tau_rate
-        J = c.new_zeros(B, n + m + 1, n + m + 1)
-        J[:, :n, n:-1] = A.mT @ D
-        J[:, :n, -1] = c * d[:, None]
-        J[:, n:-1, :n] = -A
-        J[:, n:-1, n:-1] = -D
-        J[:, n:-1, -1] = b * d[:, None]
-        J[:, -1, :n] = -c
-        J[:, -1, n:-1] = -times(D, b)
-        J[:, -1, -1] = -d
-        J.diagonal(dim1=-2, dim2=-1)[:, n:] += 1
-        # Redundant rows or columns of A would make the matrix singular. Newton's method takes this back out.
-        J.diagonal(dim1=-2, dim2=-1).add_(REGULARISATION)
+        of_v = slope(point.z[:, c.shape[-1] : -1], point.s, point.mu, self.cones)
+        tau_rate, rate = 1 / (point.tau + point.kappa), of_v.rate
         of_mu = torch.cat(
             [
                 times(A.mT, rate) + c * tau_rate[:, None],
@@ -143,7 +137,8 @@ class Embedding:
             ],
             dim=-1,
         )
-        return J, of_mu - self.start
+        newton = (DenseNewton if careful else Newton).at(self.program, of_v, point.tau, point.kappa)
+        return newton, of_mu - self.start
 
 
 def begin(program: Program, cones: Cones) -> tuple[Embedding, PathPoint]:
@@ -151,43 +146,60 @@ def begin(program: Program, cones: Cones) -> tuple[Embedding, PathPoint]:
     B, n, m = len(program.c), program.c.shape[-1], program.b.shape[-1]
     z, mu = program.c.new_zeros(B, n + m + 1), program.c.new_ones(B)
     embedding = Embedding(program, cones, torch.zeros_like(z))
-    embedding = replace(embedding, start=embedding.at(z, mu, centre(program.b, cones)).residual)
-    return embedding, embedding.at(z, mu, centre(program.b, cones))
+    embedding = replace(embedding, start=embedding.at(z, mu).residual)
+    return embedding, embedding.at(z, mu)
 
 
-def advance(embedding: Embedding, point: PathPoint, boldness: Tensor) -> tuple[PathPoint, Tensor]:
+def advance(
+    embedding: Embedding, point: PathPoint, boldness: Tensor, careful: bool = False
+) -> tuple[PathPoint, Tensor]:
     """One step along the path.
 
     Args:
         boldness: ``(B,)``, which of ATTEMPTS to try first.
+        careful: whether to use :class:`DenseNewton`.
 
     Returns:
         The next point and the attempt that succeeded. Where even the most careful failed the point stays, with the last
         index plus one.
     """
-    J, of_mu = embedding.linearise(point)
-    LU, pivots, _ = torch.linalg.lu_factor_ex(J)
-    both = torch.linalg.lu_solve(LU, pivots, torch.stack([-point.residual, point.mu[:, None] * of_mu], dim=-1))
-    back, along = both.unbind(-1)
-    reductions, lengths = torch.tensor(ATTEMPTS, dtype=point.mu.dtype, device=point.mu.device).unbind(-1)
+    newton, of_mu = embedding.linearise(point, careful)
+    back, along = newton.solve(torch.stack([-point.residual, point.mu[:, None] * of_mu], dim=-1)).unbind(-1)
+    attempts = torch.tensor(ATTEMPTS, dtype=point.mu.dtype, device=point.mu.device)
 
     taken, trial = boldness.clone(), torch.arange(len(point.mu), device=point.mu.device)
-    result = point
+    result = here = point
     while len(trial):
-        reduction, length = reductions[taken[trial]], lengths[taken[trial]]
-        here, local = point.select(trial), embedding.select(trial)
-        mu = reduction * here.mu
-        z = here.z + length[:, None] * back[trial] + (1 - reduction)[:, None] * along[trial]
-        first = local.at(z, mu, here.s)
-        error = first.residual - (1 - length)[:, None] * here.residual
-        correction = torch.linalg.lu_solve(LU[trial], pivots[trial], error.unsqueeze(-1)).squeeze(-1)
-        second = local.at(z - correction, mu, first.s)
-        near = second.distance <= torch.where(reduction < 1, NEIGHBOURHOOD * mu, (1 - 0.1 * length) * here.distance)
-        result = result.put(trial[near], second.select(near))
-        trial = trial[~near]
-        taken[trial] += 1
-        trial = trial[taken[trial] < len(ATTEMPTS)]
+        reduction, length = attempts[taken[trial]].unbind(-1)
+        mu, expected = reduction * here.mu, (1 - length)[:, None] * here.residual
+        z = here.z + length[:, None] * back + (1 - reduction)[:, None] * along
+        first = embedding.at(z, mu, expected)
+        correction = newton.solve((first.residual - expected).unsqueeze(-1), refinements=0).squeeze(-1)
+        second = embedding.at(z - correction, mu, torch.zeros_like(expected))
+        allowed = torch.where(reduction < 1, NEIGHBOURHOOD * mu, (1 - 0.1 * length) * here.distance)
+        near = second.distance <= allowed
+        result = second if result is here and near.all() else result.put(trial[near], second.select(near))
+        if near.all():
+            break
+        taken[trial[~near]] += _retreat(taken[trial], second.distance / allowed, attempts)[~near]
+        keep = ~near & (taken[trial] < len(ATTEMPTS))
+        trial, here, embedding, newton = trial[keep], here.select(keep), embedding.select(keep), newton.select(keep)
+        back, along = back[keep], along[keep]
     return result, taken
+
+
+def _retreat(taken: Tensor, excess: Tensor, attempts: Tensor) -> Tensor:
+    """How many attempts further to go after one that ended ``excess`` times too far from the path.
+
+    The distance is an error of third order in the length of the step, 1 − reduction, and the room is proportional to
+    the reduction.
+    """
+    reduction = attempts[:BOLD, 0]
+    index = taken.clamp_max(BOLD - 1)
+    room = (reduction / reduction[index, None]) * ((1 - reduction[index, None]) / (1 - reduction)) ** 3
+    fits = (room >= excess[:, None]) & (torch.arange(BOLD, device=taken.device) > index[:, None])
+    jump = torch.where(fits.any(-1), fits.to(torch.int8).argmax(-1), BOLD) - taken
+    return torch.where(taken < BOLD, jump.clamp(1, FARTHEST), 1)
 
 
 def follow(
@@ -205,22 +217,32 @@ def follow(
     embedding, point = begin(scaled, cones)
     B, n, m = len(program.c), program.c.shape[-1], program.b.shape[-1]
     index = torch.arange(B, device=program.c.device)
-    boldness = torch.zeros_like(index)
+    boldness, careful = torch.full_like(index, 3), torch.zeros(B, dtype=torch.bool, device=index.device)
     x, y, s = program.c.new_zeros(B, n), program.c.new_zeros(B, m), program.c.new_zeros(B, m)
     status, iterations = torch.full_like(index, STUCK), torch.zeros_like(index)
     for k in range(max_iterations + 1):
         now, *here = examine(program, point, scaling, tolerance)
-        stop = (now != RUNNING) | (boldness == len(ATTEMPTS)) | (k == max_iterations)
+        stuck = boldness >= len(ATTEMPTS)
+        stop = (now != RUNNING) | (stuck & careful) | (k == max_iterations)
+        careful, boldness = careful | stuck, torch.where(stuck, 3, boldness)
         if stop.any():
             done, now = index[stop], now[stop]
             x[done], y[done], s[done] = (t[stop] for t in here)
             status[done], iterations[done] = torch.where(now == RUNNING, STUCK, now), k
             keep = ~stop
             program, scaling, embedding = program.select(keep), scaling.select(keep), embedding.select(keep)
-            point, index, boldness = point.select(keep), index[keep], boldness[keep]
+            point, index, boldness, careful = point.select(keep), index[keep], boldness[keep], careful[keep]
         if not len(index):
             break
-        point, taken = advance(embedding, point, boldness)
+        if not careful.any():
+            point, taken = advance(embedding, point, boldness)
+        else:
+            taken = boldness.clone()
+            for rows in (careful, ~careful):
+                part, taken[rows] = advance(
+                    embedding.select(rows), point.select(rows), boldness[rows], careful=bool(careful[rows].any())
+                )
+                point = point.put(rows, part)
         boldness = torch.where(taken < len(ATTEMPTS), (taken - 2).clamp_min(0), taken)
     return x, y, s, status, iterations
 
@@ -239,28 +261,3 @@ def examine(program: Program, point: PathPoint, scaling: Scaling, tolerance: flo
     of_x = torch.where(status == UNBOUNDED, -cost, point.tau)[:, None]
     of_y = torch.where(status == INFEASIBLE, -dual_cost, point.tau)[:, None]
     return status, x / of_x, y / of_y, s / of_x
-
-
-def kkt_residual(program: Program, x: Tensor, y: Tensor, s: Tensor) -> Tensor:
-    """The largest violation of (1), each condition relative to 1 + the size of its terms, ``(B,)``."""
-    c, A, b = program.c, program.A, program.b
-    primal = largest(times(A, x) + s - b) / (1 + largest(b))
-    dual = largest(times(A.mT, y) + c) / (1 + largest(c))
-    cost, dual_cost = dot(c, x), dot(b, y)
-    gap = (cost + dual_cost).abs() / (1 + torch.minimum(cost.abs(), dual_cost.abs()))
-    return torch.stack([primal, dual, gap]).amax(0)
-
-
-def times(M: Tensor, v: Tensor) -> Tensor:
-    """M v for M ``(B or 1, k, n)`` and v ``(B, n)``; a shared matrix costs one matrix product."""
-    if M.shape[0] == 1:
-        return v @ M[0].mT
-    return (M @ v.unsqueeze(-1)).squeeze(-1)
-
-
-def dot(u: Tensor, v: Tensor) -> Tensor:
-    return (u * v).sum(-1)
-
-
-def largest(v: Tensor) -> Tensor:
-    return v.abs().amax(-1) if v.shape[-1] else v.new_zeros(v.shape[:-1])

@@ -24,7 +24,9 @@ from torch import Tensor
 
 from ..linear import LinearOperator, condition_estimate
 from ..solution import SolverError, failed_indices
-from .cone_scaling import Program
+from .cone_central import projection_slope
+from .cone_kkt import factorise
+from .cone_program import Program
 from .cones import Cones, dual_projection_jacobian, project_rows
 
 REGULARISATION = 1e-9
@@ -53,52 +55,33 @@ def residual_jacobian(v: Tensor, A: Tensor, cones: Cones) -> Tensor:
 def refine(program: Program, x: Tensor, v: Tensor, cones: Cones, steps: int = 10) -> tuple[Tensor, Tensor, Tensor]:
     """Newton steps on (1) from (x, v), each element as long as its residual shrinks.
 
-    Where D R is singular, because the solution is not unique, the step is the least-norm one.
+    The little that :mod:`.cone_kkt` adds to the matrix makes the step a definite one where the solution is not unique.
 
     Returns:
         x ``(B, n)``, v ``(B, m)`` and the number of steps taken ``(B,)``.
     """
     x, v = x.clone(), v.clone()
     n = x.shape[-1]
-    index = torch.arange(len(x), device=x.device)
-    taken = torch.zeros_like(index)
+    index, taken = torch.arange(len(x), device=x.device), torch.zeros(len(x), dtype=torch.int64, device=x.device)
+    R = residual_map(x, v, program.c, program.A, program.b, cones)
     for _ in range(steps):
-        part = program.select(index)
-        R = residual_map(x[index], v[index], part.c, part.A, part.b, cones)
-        size = _size(R)
-        rounding = 4 * torch.finfo(x.dtype).eps * (_size(part.c) + _size(part.b) + _size(x[index]) + _size(v[index]))
-        running = (size > rounding) & torch.isfinite(size)
-        index, R, size = index[running], R[running], size[running]
+        sizes = (program.c, program.b, x[index], v[index])
+        rounding = 4 * torch.finfo(x.dtype).eps * sum(_size(t) for t in sizes)
+        keep = (_size(R) > rounding) & torch.isfinite(_size(R))
+        index, R, program = index[keep], R[keep], program.select(keep)
         if not len(index):
             break
-        part = program.select(index)
-        J = residual_jacobian(v[index], part.A, cones)
-        z = torch.cat([x[index], v[index]], dim=-1)
-        improved = torch.zeros_like(size, dtype=torch.bool)
-        for solve in (_newton_step, _least_norm_step):
-            rows = (~improved).nonzero().squeeze(-1)
-            if not len(rows):
-                break
-            trial = z[rows] + solve(J[rows], -R[rows])
-            trial = torch.where(torch.isfinite(trial).all(-1, keepdim=True), trial, z[rows])
-            local = part.select(rows)
-            new = _size(residual_map(trial[:, :n], trial[:, n:], local.c, local.A, local.b, cones))
-            better = new < 0.5 * size[rows]
-            improved[rows[better]] = True
-            z[rows[better]] = trial[better]
-        index, z = index[improved], z[improved]
-        x[index], v[index] = z[:, :n], z[:, n:]
+        kkt = factorise(program.A, projection_slope(v[index], cones))
+        dx, dv = kkt.solve(-R[:, :n, None], R[:, n:, None])
+        new_x, new_v = x[index] + dx.squeeze(-1), v[index] + dv.squeeze(-1)
+        finite = torch.isfinite(new_x).all(-1) & torch.isfinite(new_v).all(-1)
+        new_v = torch.where(finite[:, None], new_v, 0)
+        new_R = residual_map(new_x, new_v, program.c, program.A, program.b, cones)
+        better = finite & (_size(new_R) < 0.5 * _size(R))
+        index, R, program = index[better], new_R[better], program.select(better)
+        x[index], v[index] = new_x[better], new_v[better]
         taken[index] += 1
     return x, v, taken
-
-
-def _newton_step(J: Tensor, rhs: Tensor) -> Tensor:
-    step, _ = torch.linalg.solve_ex(J, rhs)
-    return step
-
-
-def _least_norm_step(J: Tensor, rhs: Tensor) -> Tensor:
-    return (torch.linalg.pinv(J, rtol=1e-10) @ rhs.unsqueeze(-1)).squeeze(-1)
 
 
 def _size(R: Tensor) -> Tensor:

@@ -16,21 +16,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from .cone_program import Program, take
 from .cones import Cones
-
-
-@dataclass(frozen=True)
-class Program:
-    """min cᵀx s.t. b − Ax ∈ K for a batch of B: c ``(B, n)``, A ``(B, m, n)`` or, shared, ``(1, m, n)``, b ``(B,
-    m)``."""
-
-    c: Tensor
-    A: Tensor
-    b: Tensor
-
-    def select(self, rows: Tensor) -> Program:
-        """The elements that ``rows``, a mask or indices, picks."""
-        return Program(self.c[rows], take(self.A, rows), self.b[rows])
 
 
 @dataclass(frozen=True)
@@ -67,11 +54,6 @@ def equilibrate(program: Program, cones: Cones, rounds: int = 10) -> tuple[Progr
     b, c = E * program.b, F * program.c
     of_b, of_c = _inverse_size(b), _inverse_size(c)
     return Program(of_c * c, A, of_b * b), Scaling(E, F, of_b, of_c)
-
-
-def take(x: Tensor, rows: Tensor) -> Tensor:
-    """Rows of x, unless x is shared by the batch, with 1 in the place of its size."""
-    return x if x.shape[0] == 1 else x[rows]
 
 
 def _of_cones(rows: Tensor, cones: Cones) -> Tensor:

@@ -74,19 +74,24 @@ def second_order_frame(v: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat([t + norm, t - norm], dim=-1), frame / math.sqrt(2)
 
 
-def second_order_matrix(frame: Tensor, p: Tensor, s: Tensor) -> Tensor:
-    """Eq. (2) as a matrix ``(..., d, d)``, for eigenvalues p and s ``(..., 2)``: γ₊₊ and γ₋₋ on the two directions of
-    the frame, γ₊₋ on the d − 2 orthogonal to them."""
-    own = ratio(p, s)
-    mixed = ratio(p.sum(-1), s.sum(-1))[..., None, None]
-    identity = torch.eye(frame.shape[-2], dtype=p.dtype, device=p.device)
+def second_order_matrix(frame: Tensor, own: Tensor, mixed: Tensor) -> Tensor:
+    """The matrix ``(..., d, d)`` with eigenvalues ``own`` ``(..., 2)`` on the two directions of the frame and ``mixed``
+    ``(..., 1)`` on the d − 2 orthogonal to them."""
+    mixed = mixed.unsqueeze(-1)
+    identity = torch.eye(frame.shape[-2], dtype=own.dtype, device=own.device)
     return mixed * identity + (frame * (own.unsqueeze(-2) - mixed)) @ frame.mT
 
 
 def second_order_jacobian(v: Tensor) -> Tensor:
-    """DΠ(v) for the second-order cone, ``(..., d, d)``."""
+    """DΠ(v) for the second-order cone, ``(..., d, d)``: γ₊₊ and γ₋₋ on the frame, γ₊₋ elsewhere."""
     eigenvalues, frame = second_order_frame(v)
-    return second_order_matrix(frame, torch.relu(eigenvalues), torch.relu(-eigenvalues))
+    p, s = torch.relu(eigenvalues), torch.relu(-eigenvalues)
+    return second_order_matrix(frame, share(p, s), share(*second_order_sums(p, s)))
+
+
+def second_order_sums(p: Tensor, s: Tensor) -> Pair:
+    """p₊ + p₋ and s₊ + s₋, ``(..., 1)``."""
+    return p.sum(-1, keepdim=True), s.sum(-1, keepdim=True)
 
 
 # Semidefinite: v is a symmetric matrix, as the vector of its lower triangle.
@@ -124,22 +129,27 @@ def project_semidefinite(v: Tensor) -> Tensor:
     return to_vector(_ProjectSemidefinite.apply(to_matrix(v)))
 
 
-def semidefinite_matrix(V: Tensor, p: Tensor, s: Tensor) -> Tensor:
-    """Eq. (2) as a matrix on vectors of triangles: H ↦ V (γ ∘ VᵀHV) Vᵀ, for eigenvectors V and eigenvalues p and s."""
+def semidefinite_matrix(V: Tensor, gamma: Tensor) -> Tensor:
+    """H ↦ V (γ ∘ VᵀHV) Vᵀ as a matrix on vectors of triangles, for γ given as such a vector ``(..., k(k+1)/2)``."""
     row, column = lower_triangle(V.shape[-1], V.device)
     scale = 1 + (math.sqrt(0.5) - 1) * (row == column).to(V.dtype)
     # Column (i, j) is the vector of the symmetric part of vᵢvⱼᵀ, made a unit vector: T is orthogonal.
     upper, lower = V[..., row, :], V[..., column, :]
     T = upper[..., row] * lower[..., column] + upper[..., column] * lower[..., row]
     T = T * scale[:, None] * scale
-    gamma = ratio(p[..., row] + p[..., column], s[..., row] + s[..., column])
     return (T * gamma.unsqueeze(-2)) @ T.mT
 
 
 def semidefinite_jacobian(v: Tensor) -> Tensor:
-    """DΠ(v) for the semidefinite cone, ``(..., size, size)``."""
+    """DΠ(v) for the semidefinite cone, ``(..., size, size)``, by eq. (2)."""
     eigenvalues, V = torch.linalg.eigh(to_matrix(v))
-    return semidefinite_matrix(V, torch.relu(eigenvalues), torch.relu(-eigenvalues))
+    return semidefinite_matrix(V, share(*semidefinite_sums(torch.relu(eigenvalues), torch.relu(-eigenvalues))))
+
+
+def semidefinite_sums(p: Tensor, s: Tensor) -> Pair:
+    """pᵢ + pⱼ and sᵢ + sⱼ for every entry of the lower triangle."""
+    row, column = lower_triangle(p.shape[-1], p.device)
+    return p[..., row] + p[..., column], s[..., row] + s[..., column]
 
 
 class _ProjectSemidefinite(torch.autograd.Function):
@@ -159,11 +169,13 @@ class _ProjectSemidefinite(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, g):
-        return _derivative(*ctx.saved_tensors, g)
+        M, p = ctx.saved_tensors
+        return _derivative(M, p, g)
 
     @staticmethod
     def jvp(ctx, dM):
-        return _derivative(*ctx.saved_tensors, dM)
+        M, p = ctx.saved_tensors
+        return _derivative(M, p, dM)
 
 
 def _derivative(M: Tensor, p: Tensor, H: Tensor) -> Tensor:
@@ -206,14 +218,20 @@ class _Lyapunov(torch.autograd.Function):
 # What the three have in common.
 
 
-def ratio(p: Tensor, s: Tensor) -> Tensor:
+def share(p: Tensor, s: Tensor) -> Tensor:
     """γ = p / (p + s) of eq. (2), 0 where both are 0."""
     total = p + s
     return torch.where(total > 0, p / torch.where(total > 0, total, 1), 0)
 
 
+def odds(p: Tensor, s: Tensor, least: float) -> Tensor:
+    """γ / (1 − γ + least), without the cancellation in 1 − γ."""
+    total = p + s
+    return torch.where(total > 0, p / (s + least * torch.where(total > 0, total, 1)), 0)
+
+
 def central_pair(v: Tensor, mu: Tensor) -> Pair:
-    """The positive numbers p and s with p − s = v and p s = μ, both without cancellation."""
+    """The numbers p ≥ 0 and s ≥ 0 with p − s = v and p s = μ ≥ 0, both without cancellation."""
     large = 0.5 * (v.abs() + torch.sqrt(v.square() + 4 * mu))
-    small = mu / large
+    small = torch.where(large > 0, mu / torch.where(large > 0, large, 1), 0)
     return torch.where(v > 0, large, small), torch.where(v > 0, small, large)

@@ -19,7 +19,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from functools import cached_property
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -38,7 +39,8 @@ from .cone_symmetric import (
 Kind = Literal["zero", "nonneg", "soc", "psd", "exp"]
 
 
-class Block(NamedTuple):
+@dataclass(frozen=True)
+class Block:
     """``count`` cones of one kind, each of ``size`` rows, that stand one after the other from row ``start`` on."""
 
     kind: Kind
@@ -83,7 +85,7 @@ class Cones:
         semidefinite = sum(k * (k + 1) // 2 for k in self.psd)
         return self.zero + self.nonneg + sum(self.soc) + semidefinite + 3 * self.exp
 
-    @property
+    @cached_property
     def blocks(self) -> tuple[Block, ...]:
         """The cones in row order; neighbours of one kind and size form one block."""
         blocks, start = [], 0
@@ -155,7 +157,7 @@ def projection_jacobian(v: Tensor, cones: Cones) -> Tensor:
 
     On a kink it is one of the limits of the derivative nearby, so that a semismooth Newton method may use it.
     """
-    return block_diagonal(v, cones, [_JACOBIANS[block.kind](block.of(v)) for block in cones.blocks])
+    return BlockDiagonal(cones, tuple(_JACOBIANS[block.kind](block.of(v)) for block in cones.blocks)).dense(v)
 
 
 def dual_projection_jacobian(v: Tensor, cones: Cones) -> Tensor:
@@ -163,15 +165,34 @@ def dual_projection_jacobian(v: Tensor, cones: Cones) -> Tensor:
     return torch.eye(v.shape[-1], dtype=v.dtype, device=v.device) - projection_jacobian(-v, cones)
 
 
-def block_diagonal(like: Tensor, cones: Cones, matrices: list[Tensor]) -> Tensor:
-    """One matrix ``(*batch, m, m)`` from the ``(*batch, count, size, size)`` of each block."""
-    m = like.shape[-1]
-    out = like.new_zeros(*like.shape, m)
-    for block, matrix in zip(cones.blocks, matrices, strict=True):
-        rows = slice(block.start, block.start + block.count * block.size)
-        square = out[..., rows, rows].unflatten(-1, (block.count, block.size)).unflatten(-3, (block.count, block.size))
-        square.diagonal(dim1=-4, dim2=-2).copy_(matrix.movedim(-3, -1))
-    return out
+@dataclass(frozen=True)
+class BlockDiagonal:
+    """A matrix on the rows of the cones that does not mix them: for each block ``(*batch, count, size, size)``."""
+
+    cones: Cones
+    matrices: tuple[Tensor, ...]
+
+    def times(self, X: Tensor) -> Tensor:
+        """The product with X ``(*batch, m, k)``."""
+        parts = []
+        for block, matrix in zip(self.cones.blocks, self.matrices, strict=True):
+            shape = (block.count, block.size)
+            rows = X[..., block.start : block.start + block.count * block.size, :].unflatten(-2, shape)
+            parts.append((matrix * rows if block.size == 1 else matrix @ rows).flatten(-3, -2))
+        return torch.cat(parts, dim=-2) if parts else X
+
+    def dense(self, like: Tensor) -> Tensor:
+        """The whole matrix ``(*batch, m, m)``; ``like`` is a vector ``(*batch, m)`` of its kind."""
+        out = like.new_zeros(*like.shape, like.shape[-1])
+        for block, matrix in zip(self.cones.blocks, self.matrices, strict=True):
+            rows, shape = slice(block.start, block.start + block.count * block.size), (block.count, block.size)
+            square = out[..., rows, rows].unflatten(-1, shape).unflatten(-3, shape)
+            square.diagonal(dim1=-4, dim2=-2).copy_(matrix.movedim(-3, -1))
+        return out
+
+    def select(self, rows: Tensor) -> BlockDiagonal:
+        """The batch elements that ``rows``, a mask or indices, picks."""
+        return BlockDiagonal(self.cones, tuple(matrix[rows] for matrix in self.matrices))
 
 
 def _check_rows(v: Tensor, cones: Cones) -> None:

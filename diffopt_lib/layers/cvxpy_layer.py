@@ -112,7 +112,7 @@ class CvxpyLayer(torch.nn.Module):
         self.reductions = torch.nn.ModuleList(_Entries.of_parameter(p) for p in parameters)
 
         n, m = program.x.size, self.cones.rows
-        size = 1 + sum(entries.index.numel() for entries in self.reductions)
+        size = 1 + program.total_param_size
         vector, matrix = program.q.tocoo(), program.A.tocoo()
         row, column = matrix.row % m if m else matrix.row, matrix.row // m if m else matrix.row
         of_A = column < n
@@ -126,7 +126,7 @@ class CvxpyLayer(torch.nn.Module):
             quadratic = program.P.tocoo()
             self.P = AffineMap(quadratic.row, quadratic.col, quadratic.data, (n, n), size)
         else:
-            self.P = AffineMap(*np.zeros((3, 0)), (n, n), size)
+            self.P = AffineMap(np.zeros(0), np.zeros(0), np.zeros(0), (n, n), size)
 
         names = {old: new[0] for old, new in chain.compose_var_id_map().items()}
         self.variables = torch.nn.ModuleList(
@@ -190,6 +190,10 @@ class AffineMap(torch.nn.Module):
     Where it does not depend on θ at all the result has no batch dimensions, so that the solver can share it.
     """
 
+    row: Tensor
+    column: Tensor
+    value: Tensor
+
     def __init__(self, row: np.ndarray, column: np.ndarray, value: np.ndarray, shape: tuple[int, ...], size: int):
         super().__init__()
         self.shape = shape
@@ -209,6 +213,10 @@ class AffineMap(torch.nn.Module):
 
 class _Entries(torch.nn.Module):
     """Reads entries of a vector in a new order and shape; entries without a source are 0."""
+
+    index: Tensor
+    present: Tensor | None
+    mirror: Tensor | None
 
     def __init__(self, index: np.ndarray, present: np.ndarray | None = None, mirror: np.ndarray | None = None):
         super().__init__()
@@ -274,7 +282,8 @@ def _check_problem(problem: Any, parameters: Sequence[Any], variables: Sequence[
         raise ValueError(f"problem must be a cvxpy.Problem, got {type(problem).__name__}")
     if not problem.is_dcp():
         raise ValueError("problem must be convex by the rules of disciplined convex programming (problem.is_dcp())")
-    if not problem.is_dpp() and not problem.is_dpp(quad_form_dpp="qp"):
+    quadratic = problem.is_dpp(quad_form_dpp="qp")  # type: ignore[call-arg]  # also allows a parameter as quadratic form
+    if not problem.is_dpp() and not quadratic:
         raise ValueError(
             "problem must follow the rules of disciplined parametrised programming (problem.is_dpp()): no products of "
             "parameters, and parameters only where the data of the problem depend on them affinely"
