@@ -93,7 +93,7 @@ def slope(v: Tensor, s: Tensor, mu: Tensor, cones: Cones) -> Slope:
 
 def projection_slope(v: Tensor, cones: Cones) -> Slope:
     """The same in the limit μ = 0, where y and s are projections; the rate is 0."""
-    zero = torch.zeros_like(v[:, :1, None])  # and s is only asked for where the cone is exponential
+    zero = torch.zeros_like(v[..., :1, None])  # and s is only asked for where the cone is exponential
     parts = [
         _exponential_limit(block.of(v))
         if block.kind == "exp"

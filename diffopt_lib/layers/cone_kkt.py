@@ -43,25 +43,51 @@ class KKT:
         """(dx, dv) ``(B, n, k)`` and ``(B, m, k)`` for k right-hand sides."""
         dx, dv = self._solve(r1, r2)
         for _ in range(refinements):
-            left = r1 - self.A.mT @ self.D.times(dv), r2 + self.A @ dx - dv + self.D.times(dv)
-            more_x, more_v = self._solve(*left)
+            of_x, of_v = self.multiply(dx, dv)
+            more_x, more_v = self._solve(r1 - of_x, r2 - of_v)
             dx, dv = dx + more_x, dv + more_v
         return dx, dv
 
+    def multiply(self, dx: Tensor, dv: Tensor) -> tuple[Tensor, Tensor]:
+        """The left-hand sides of (1)."""
+        dy = self.D.times(dv)
+        return self.A.mT @ dy, dv - dy - self.A @ dx
+
     def _solve(self, r1: Tensor, r2: Tensor) -> tuple[Tensor, Tensor]:
         dx = torch.cholesky_solve(r1 - self.A.mT @ self.W.times(r2), self.L)
-        slack = r2 + self.A @ dx
-        return dx, (slack + self.W.times(slack)) / (1 + LEAST)
+        return dx, self._inverse(r2 + self.A @ dx)
+
+    def solve_transposed(self, r1: Tensor, r2: Tensor, refinements: int = 1) -> tuple[Tensor, Tensor]:
+        """(p, q) with −Aᵀq = r₁ and D A p + (I − D) q = r₂, the transpose of (1)."""
+        p, q = self._solve_transposed(r1, r2)
+        for _ in range(refinements):
+            of_p, of_q = self.multiply_transposed(p, q)
+            more_p, more_q = self._solve_transposed(r1 - of_p, r2 - of_q)
+            p, q = p + more_p, q + more_q
+        return p, q
+
+    def multiply_transposed(self, p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
+        return -self.A.mT @ q, q + self.D.times(self.A @ p - q)
+
+    def _solve_transposed(self, r1: Tensor, r2: Tensor) -> tuple[Tensor, Tensor]:
+        right = self._inverse(r2)
+        p = torch.cholesky_solve(r1 + self.A.mT @ right, self.L)
+        return p, right - self.W.times(self.A @ p)
+
+    def _inverse(self, r: Tensor) -> Tensor:
+        """(I − D + εI)⁻¹ r."""
+        return (r + self.W.times(r)) / (1 + LEAST)
 
     def select(self, rows: Tensor) -> KKT:
         return KKT(take(self.A, rows), self.D.select(rows), self.W.select(rows), self.L[rows])
 
 
 def factorise(A: Tensor, slope: Slope) -> KKT:
-    """The factorisation for A ``(B or 1, m, n)``; an element whose matrix is not positive definite gets NaN."""
+    """The factorisation for A ``(B or 1, m, n)``; an element whose matrix is not positive definite gets NaN. (Here B
+    may stand for several batch dimensions.)"""
     S = A.mT @ slope.W.times(A)
     S.diagonal(dim1=-2, dim2=-1).add_(REGULARISATION)
     L, info = torch.linalg.cholesky_ex(S)
     if (info > 0).any():
-        L = torch.where((info > 0)[:, None, None], torch.nan, L)
+        L = torch.where((info > 0)[..., None, None], torch.nan, L)
     return KKT(A, slope.D, slope.W, L)

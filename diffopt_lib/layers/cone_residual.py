@@ -93,20 +93,43 @@ def solve_derivative(operator: LinearOperator, rhs: Tensor, cones: Cones, singul
 
     Often D R is singular and the derivative that was asked for exists all the same: with redundant equalities the
     multipliers are not unique but x is; an epigraph variable of an inactive constraint is not unique but the others
-    are. Then the right-hand side is in the range. Turning the sign of the second row of (2) makes the matrix monotone,
-    its kernel is complementary to its range, and a little on the diagonal makes it regular. Iterative refinement takes
-    the effect of that out again, unless the right-hand side is not in the range.
+    are. Then the right-hand side is in the range of the matrix, which is all that the solvers here need.
 
     Raises:
         SolverError: the derivative is not determined, and ``singular`` is ``"raise"``.
     """
     z, _, A, _ = operator.parameters
+    n, v = A.shape[-1], z[..., A.shape[-1] :]
+    kkt = factorise(A, projection_slope(v, cones))
+    # The second row of (2) has the sign of the residual, that of cone_kkt the opposite one.
+    r1, r2 = rhs[..., :n, None], rhs[..., n:, None]
+    if operator.transposed:
+        p, q = kkt.solve_transposed(r1, r2, refinements=2)
+        left, w = kkt.multiply_transposed(p, q), torch.cat([p, -q], dim=-2)
+    else:
+        p, q = kkt.solve(r1, -r2, refinements=2)
+        left, w = kkt.multiply(p, q), torch.cat([p, q], dim=-2)
+        r2 = -r2
+    size = _size(rhs)
+    error = torch.maximum(_size((r1 - left[0]).squeeze(-1)), _size((r2 - left[1]).squeeze(-1)))
+    if _unsolved(error, size).any():
+        return _solve_dense(operator, rhs, cones, singular)
+    return w.squeeze(-1)
+
+
+def _solve_dense(operator: LinearOperator, rhs: Tensor, cones: Cones, singular: str) -> Tensor:
+    """The same with the whole matrix, equilibrated, where Cholesky's factorisation was not good enough.
+
+    Turning the sign of the second row of (2) makes the matrix monotone, so that its kernel is complementary to its
+    range and a little on the diagonal makes it regular. Iterative refinement takes the effect of that out again, unless
+    the right-hand side is not in the range.
+    """
+    z, _, A, _ = operator.parameters
     n = A.shape[-1]
-    J = residual_jacobian(z[..., n:], A, cones)
+    J, b = residual_jacobian(z[..., n:], A, cones), rhs.unsqueeze(-1)
     sign = torch.ones_like(J[..., :1])
     sign[..., n:, :] = -1
-    # Equilibrated: E J F, a positive diagonal on either side, which keeps the kernel complementary to the range.
-    J, b = sign * J, rhs.unsqueeze(-1)
+    J = sign * J
     J = J.mT if operator.transposed else J
     E = _inverse(J.abs().amax(-1)).unsqueeze(-1)
     F = _inverse((E * J).abs().amax(-2)).unsqueeze(-1)
