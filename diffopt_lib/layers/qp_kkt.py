@@ -27,7 +27,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-
 EQUALITY_WEIGHT = {torch.float64: 1e7, torch.float32: 1e3}
 REGULARISATION = {torch.float64: 1e-9, torch.float32: 1e-5}
 

@@ -120,20 +120,20 @@ class TestDerivatives:
 
     def test_projection_onto_the_orthant_is_relu_with_its_jacobian(self):
         x = torch.tensor([1.5, -0.3, 0.7], dtype=DOUBLE)
-        I, zero = torch.eye(3, dtype=DOUBLE), torch.zeros(3, dtype=DOUBLE)
+        identity, zero = torch.eye(3, dtype=DOUBLE), torch.zeros(3, dtype=DOUBLE)
 
         def project(x):
-            return solve_qp(I, -x, G=-I, h=zero).y
+            return solve_qp(identity, -x, G=-identity, h=zero).y
 
         torch.testing.assert_close(project(x), relu(x))
         J = torch.autograd.functional.jacobian
         torch.testing.assert_close(J(project, x), J(relu, x))
 
     def test_linear_program_has_derivative_zero_in_its_cost_and_follows_its_constraints(self):
-        I = torch.eye(2, dtype=DOUBLE)
+        identity = torch.eye(2, dtype=DOUBLE)
         p = torch.tensor([1.0, -2.0], dtype=DOUBLE, requires_grad=True)
         h = torch.ones(4, dtype=DOUBLE, requires_grad=True)
-        y = solve_qp(torch.zeros(2, 2, dtype=DOUBLE), p, G=torch.cat([I, -I]), h=h).y
+        y = solve_qp(torch.zeros(2, 2, dtype=DOUBLE), p, G=torch.cat([identity, -identity]), h=h).y
         torch.testing.assert_close(y, torch.tensor([-1.0, 1.0], dtype=DOUBLE))
         dp, dh = torch.autograd.grad(y[0], (p, h))
         torch.testing.assert_close(dp, torch.zeros_like(dp))
@@ -307,18 +307,18 @@ class TestFailures:
 
     G = torch.tensor([[1.0, 0.0], [-1.0, 0.0]], dtype=DOUBLE)
     h = torch.tensor([[1.0, 1.0], [-1.0, -1.0], [2.0, -1.0]], dtype=DOUBLE)
-    I = torch.eye(2, dtype=DOUBLE)
+    identity = torch.eye(2, dtype=DOUBLE)
     p = torch.tensor([0.3, 1.0], dtype=DOUBLE)
 
     def test_infeasible_elements_are_named(self):
         with pytest.raises(SolverError, match="infeasible") as error:
-            solve_qp(self.I, self.p, G=self.G, h=self.h)
+            solve_qp(self.identity, self.p, G=self.G, h=self.h)
         assert error.value.indices == [(1,)]
 
     def test_inconsistent_equalities_are_infeasible(self):
         A = torch.ones(2, 2, dtype=DOUBLE)
         with pytest.raises(SolverError, match="infeasible"):
-            solve_qp(self.I, self.p, A, torch.tensor([0.0, 1.0], dtype=DOUBLE))
+            solve_qp(self.identity, self.p, A, torch.tensor([0.0, 1.0], dtype=DOUBLE))
 
     def test_unbounded_elements_are_named(self):
         Q = torch.diag(torch.tensor([1.0, 0.0], dtype=DOUBLE))
@@ -342,24 +342,28 @@ class TestFailures:
 
     def test_nan_marks_solution_and_gradient_and_leaves_the_rest(self):
         h = self.h.clone().requires_grad_()
-        s = solve_qp(self.I, self.p, G=self.G, h=h, on_failure="nan")
+        s = solve_qp(self.identity, self.p, G=self.G, h=h, on_failure="nan")
         assert s.converged.tolist() == [True, False, True]
         (gradient,) = torch.autograd.grad(s.y.sum(), h)
         assert s.y[1].isnan().all() and gradient[1].isnan().all()
         alone = self.h[[0, 2]].clone().requires_grad_()
-        expected = solve_qp(self.I, self.p, G=self.G, h=alone)
+        expected = solve_qp(self.identity, self.p, G=self.G, h=alone)
         torch.testing.assert_close(s.y[[0, 2]], expected.y)
         torch.testing.assert_close(gradient[[0, 2]], torch.autograd.grad(expected.y.sum(), alone)[0])
 
     def test_closest_solves_on_the_nearest_feasible_constraints_and_is_differentiable(self):
         """y₁ ≤ −1 and y₁ ≥ 1 are missed least, in the sense of least squares, halfway."""
         h = self.h.clone().requires_grad_()
-        s = solve_qp(self.I, self.p, G=self.G, h=h, on_failure="closest")
+        s = solve_qp(self.identity, self.p, G=self.G, h=h, on_failure="closest")
         torch.testing.assert_close(s.y[1], torch.tensor([0.0, -1.0], dtype=DOUBLE), rtol=0, atol=1e-6)
-        torch.testing.assert_close(s.y[[0, 2]], solve_qp(self.I, self.p, G=self.G, h=self.h[[0, 2]]).y)
+        torch.testing.assert_close(s.y[[0, 2]], solve_qp(self.identity, self.p, G=self.G, h=self.h[[0, 2]]).y)
         (gradient,) = torch.autograd.grad(s.y[1, 0], h)
         torch.testing.assert_close(gradient[1], torch.tensor([0.5, -0.5], dtype=DOUBLE), rtol=0, atol=1e-6)
-        assert torch.autograd.gradcheck(lambda h: solve_qp(self.I, self.p, G=self.G, h=h, on_failure="closest").y, h)
+
+        def closest(h):
+            return solve_qp(self.identity, self.p, G=self.G, h=h, on_failure="closest").y
+
+        assert torch.autograd.gradcheck(closest, h)
 
     def test_too_few_iterations_say_so(self):
         with pytest.raises(SolverError, match="did not reach a KKT residual"):
