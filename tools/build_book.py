@@ -2,8 +2,9 @@
 
 The sources in `book/` are committed without outputs. They are copied to `.stage`, where nbmake executes every chapter
 whose digest is new and writes the outputs into the copy; Sphinx then builds `_build/html` from the stage and executes
-nothing. A chapter's digest covers the notebook, the whole source of `diffopt_lib` and `requirements.txt`, so that
-editing the library makes every chapter stale.
+nothing. A chapter's digest covers the notebook, the whole source of `diffopt_lib`, the results of experiments that lie
+there included, `requirements.txt`, and the folders that the notebook's metadata `diffopt.reads` names. So editing the
+library makes every chapter stale, and a new result the scoreboard.
 """
 
 import hashlib
@@ -16,6 +17,7 @@ import time
 import xml.etree.ElementTree as ElementTree
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import yaml
@@ -60,7 +62,9 @@ def digest_of(files: list[Path]) -> str:
 
 def chapter_digest(chapter: str) -> str:
     """The digest of everything that a chapter's outputs depend on."""
-    return digest_of([ROOT / chapter, ROOT / "requirements.txt", *files_below(ROOT / "diffopt_lib")])
+    folders = ["diffopt_lib", *diffopt_metadata(chapter).get("reads", [])]
+    files = [file for folder in folders for file in files_below(ROOT / folder)]
+    return digest_of([ROOT / chapter, ROOT / "requirements.txt", *files])
 
 
 # Chapters
@@ -73,10 +77,14 @@ def chapters_in_toc() -> list[str]:
     return [f"{page}.ipynb" for page in pages if (ROOT / f"{page}.ipynb").exists()]
 
 
+def diffopt_metadata(chapter: str) -> dict[str, Any]:
+    """What a notebook says about itself to this program."""
+    return nbformat.read(ROOT / chapter, as_version=4).metadata.get("diffopt", {})
+
+
 def time_limit(chapter: str) -> float:
     """Seconds a chapter may take: its metadata `diffopt.time_limit`, or 60, stretched by DIFFOPT_TIME_FACTOR."""
-    metadata = nbformat.read(ROOT / chapter, as_version=4).metadata
-    return TIME_FACTOR * metadata.get("diffopt", {}).get("time_limit", DEFAULT_TIME_LIMIT)
+    return TIME_FACTOR * diffopt_metadata(chapter).get("time_limit", DEFAULT_TIME_LIMIT)
 
 
 def read_record() -> dict[str, Execution]:
@@ -191,7 +199,8 @@ def print_times(chapters: list[str], stale: list[str], record: dict[str, Executi
 
 def build_html() -> None:
     """Run Jupyter Book on the stage with warnings as errors, unless nothing has changed since the last good build."""
-    digest = digest_of([*files_below(STAGE), ROOT / "requirements.txt"])
+    # The library counts, because the API page is made of its docstrings.
+    digest = digest_of([*files_below(STAGE), *files_below(ROOT / "diffopt_lib"), ROOT / "requirements.txt"])
     if HTML_DIGEST.exists() and HTML_DIGEST.read_text() == digest and (HTML / "index.html").exists():
         print("The pages are up to date.")
         return

@@ -1,4 +1,4 @@
-"""A small experiment that trains in a moment; under torchrun it prints what it learned."""
+"""A small experiment that trains in a moment; under torchrun each process writes what it learned to its own file."""
 
 import sys
 from pathlib import Path
@@ -32,6 +32,7 @@ def squared_error(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.T
 if __name__ == "__main__":
     from diffopt_lib.experiments.distributed import join_processes
 
+    folder = Path(sys.argv[1])
     with join_processes("cpu") as (processes, device):
-        weights = fit_line(Run(3, device, Path(sys.argv[1]), processes=processes)).weights["line"]
-        print(f"{processes.rank} of {processes.count}:", weights["weight"].flatten().tolist())
+        weights = fit_line(Run(3, device, folder, processes=processes)).weights["line"]
+        torch.save(weights, folder / f"weights {processes.rank} of {processes.count}.pt")

@@ -1,0 +1,54 @@
+"""What makes a chapter stale, and so executes it again."""
+
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from tools import build_book
+from tools.build_book import chapter_digest
+
+CHAPTER = "book/scoreboard.ipynb"
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A book of one notebook, which reads result files."""
+    monkeypatch.setattr(build_book, "ROOT", tmp_path)
+    for folder in ("book", "diffopt_lib/experiments/results"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "requirements.txt").write_text("torch")
+    (tmp_path / "diffopt_lib" / "solve.py").write_text("y = 1")
+    notebook = nbformat.v4.new_notebook(metadata={"diffopt": {"reads": ["benchmarks/results"]}})
+    nbformat.write(notebook, tmp_path / CHAPTER)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "diffopt_lib/solve.py",
+        "diffopt_lib/experiments/results/new.json",
+        "benchmarks/results/qp.json",
+        "requirements.txt",
+        CHAPTER,
+    ],
+)
+def test_a_change_of_what_a_chapter_reads_makes_it_stale(root: Path, file: str) -> None:
+    before = chapter_digest(CHAPTER)
+    (root / file).parent.mkdir(parents=True, exist_ok=True)
+    text = (root / file).read_text() if (root / file).exists() else ""
+    (root / file).write_text(text + "\n")
+    assert chapter_digest(CHAPTER) != before
+
+
+@pytest.mark.parametrize("file", ["README.md", "benchmarks/qp.py", "diffopt_lib/__pycache__/solve.pyc"])
+def test_other_files_do_not(root: Path, file: str) -> None:
+    before = chapter_digest(CHAPTER)
+    (root / file).parent.mkdir(parents=True, exist_ok=True)
+    (root / file).write_text("anything")
+    assert chapter_digest(CHAPTER) == before
+
+
+def test_the_scoreboard_reads_the_benchmarks_results() -> None:
+    assert build_book.diffopt_metadata("book/appendix/scoreboard.ipynb")["reads"] == ["benchmarks/results"]
