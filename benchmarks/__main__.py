@@ -15,16 +15,31 @@ RESULTS = Path(__file__).parent / "results"
 def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     limit_threads(options.threads)
+    import torch
+
     from .run import run
 
-    result = run(options.name, options.device, options.quick, options.threads, options.methods, options.tables)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser().error("argument --device: torch sees no CUDA device")
+    try:
+        result = run(options.name, options.device, options.quick, options.threads, options.methods, options.tables)
+    except ValueError as error:
+        parser().error(str(error))
     folder = options.output or RESULTS
-    name = options.name + ("-quick" if options.quick else "") + ("-cuda" if options.device == "cuda" else "")
-    path = folder / f"{name}.json"
+    path = folder / f"{file_name(options)}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(path)
     return 0
+
+
+def file_name(options: argparse.Namespace) -> str:
+    """A run that is not the whole benchmark does not take the place of one that is."""
+    parts = [options.name]
+    parts += ["cuda"] if options.device == "cuda" else []
+    parts += ["quick"] if options.quick else []
+    parts += ["partial"] if options.methods or options.tables else []
+    return "-".join(parts)
 
 
 def limit_threads(threads: int) -> None:
@@ -40,8 +55,8 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that everything runs")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--methods", nargs="+", help="only these")
-    parser.add_argument("--tables", nargs="+", help="only these")
+    parser.add_argument("--methods", nargs="+", metavar="METHOD", help="only these")
+    parser.add_argument("--tables", nargs="+", metavar="TABLE", help="only these")
     parser.add_argument("--output", type=Path, help="folder for the result, instead of benchmarks/results")
     return parser
 

@@ -5,6 +5,8 @@ One case for each kind of cone, one for a product of all of them, and the produc
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -149,6 +151,11 @@ def cases(quick: bool) -> list[Case]:
     kinds = [Case("table", {"batch": 32} | sizes, torch.float64) for sizes in KINDS.values()]
     batches = [Case("by batch", {"batch": batch, "n": 20} | PRODUCT, torch.float64) for batch in (1, 8, 32, 128)]
     return kinds + batches + [Case("table", {"batch": 32} | sizes, torch.float32) for sizes in KINDS.values()]
+
+
+def targets(device: str) -> list[dict[str, Any]]:
+    """None were set."""
+    return []
 
 
 problem = random_cone_program

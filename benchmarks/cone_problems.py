@@ -12,9 +12,9 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
-from .method import rounded, to_numpy
+from .method import checked, largest, rounded, to_numpy
 
-CHECKED = 2  # elements of a batch on which accuracy is measured
+CHECKED = 8  # elements of a batch on which accuracy is measured
 
 
 @dataclass(frozen=True)
@@ -66,19 +66,18 @@ class ConeProgram:
     def to(self, device: torch.device, dtype: torch.dtype) -> ConeProgram:
         return ConeProgram(*(parameter.to(device, dtype) for parameter in self.parameters), self.shape)
 
-    def accuracy(self, y: Tensor, grads: list[Tensor], cotangent: Tensor) -> dict[str, float | str]:
-        """The worst errors of the solution and of a gradient over the first few elements, both relative."""
-        solution, wrong = [], {}
-        for i in range(min(CHECKED, len(y))):
+    def accuracy(self, y: Tensor, grads: list[Tensor], cotangent: Tensor) -> dict[str, float | str | None]:
+        """The worst errors of the solution and of a gradient over the elements that are checked, both relative."""
+        solution, wrong = 0.0, dict.fromkeys("Abc", 0.0)
+        for i in checked(len(y), CHECKED):
             data = [to_numpy(parameter[i]) for parameter in self.parameters]
             x, true = solve_and_differentiate(*data, self.shape, to_numpy(cotangent[i]))
-            solution.append(np.abs(to_numpy(y[i]) - x).max() / (1 + np.abs(x).max()))
-            largest = max(np.abs(gradient).max() for gradient in true)
+            solution = max(solution, largest(to_numpy(y[i]) - x) / (1 + largest(x)))
             for name, gradient, t in zip("Abc", grads, true, strict=True):
-                wrong[name] = max(wrong.get(name, 0), np.abs(to_numpy(gradient[i]) - t).max() / largest)
-        worst = max(wrong, key=lambda name: np.nan_to_num(wrong[name], nan=np.inf))
+                wrong[name] = max(wrong[name], largest(to_numpy(gradient[i]) - t) / largest(*true))
+        worst = max(wrong, key=wrong.__getitem__)
         return {
-            "solution_error": rounded(max(solution)),
+            "solution_error": rounded(solution),
             "gradient_error": rounded(wrong[worst]),
             "worst_gradient": worst,
         }

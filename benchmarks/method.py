@@ -25,7 +25,7 @@ class Problem(Protocol):
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Problem: ...
 
-    def accuracy(self, y: Tensor, gradients: list[Tensor], cotangent: Tensor) -> dict[str, float | str]:
+    def accuracy(self, y: Tensor, gradients: list[Tensor], cotangent: Tensor) -> dict[str, float | str | None]:
         """How far a solution and the gradients of all parameters are off."""
 
 
@@ -96,6 +96,17 @@ def to_numpy(tensor: Tensor) -> np.ndarray:
     return tensor.detach().double().cpu().numpy()
 
 
-def rounded(value: float) -> float:
-    """To two digits: an error has no more."""
-    return float(f"{value:.2g}")
+def largest(*errors: np.ndarray | float) -> float:
+    """The largest absolute value of all entries, infinite if one of them is not a number; 0 if there are none."""
+    flat = np.concatenate([np.ravel(error) for error in errors])
+    return float(np.abs(np.nan_to_num(flat, nan=np.inf)).max(initial=0))
+
+
+def checked(batch: int, count: int) -> list[int]:
+    """``count`` elements of a batch, spread over it, or all of them."""
+    return sorted(set(np.linspace(0, batch - 1, min(count, batch)).round().astype(int).tolist()))
+
+
+def rounded(error: float) -> float | None:
+    """To two digits: an error has no more. None if it is not finite, which JSON can't say."""
+    return float(f"{error:.2g}") if np.isfinite(error) else None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ TABLE = [(128, 10, 10, 5), (512, 20, 20, 0), (128, 50, 50, 10), (128, 100, 100, 
 BY_SIZE = [(64, n, n, n // 5) for n in (10, 20, 50, 100, 200)]
 BY_BATCH = [(batch, 50, 50, 10) for batch in (1, 8, 32, 128, 512)]
 QUICK = [(8, 10, 10, 5), (8, 20, 20, 0)]
+LARGEST_SAFE_LU = 128
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
 
 
@@ -150,6 +152,19 @@ def qpax(problem: QP) -> Forward:
     return forward
 
 
+def factors_safely(problem: QP) -> str | None:
+    """qpth's limit is torch's: its LU factorisation of several large matrices on the CPU is wrong with several threads.
+
+    MKL then reports "Parameter 6 was incorrect on entry to DLASWP", and the call fails, hangs or gives wrong numbers;
+    https://github.com/pytorch/pytorch/issues/142815. The largest matrix that qpth factors has a row for each constraint
+    or for each variable.
+    """
+    order = max(problem.p.shape[1], problem.b.shape[1] + problem.h.shape[1])
+    batched = problem.p.shape[0] > 1 and order > LARGEST_SAFE_LU
+    broken = batched and torch.get_num_threads() > 1 and problem.p.device.type == "cpu"
+    return "torch's batched LU fails on several threads at this size" if broken else None
+
+
 def small_only(problem: QP) -> str | None:
     """cvxpylayers needs minutes beyond this."""
     large = problem.p.shape[0] * problem.p.shape[1] ** 2 > 128 * 50**2
@@ -164,7 +179,7 @@ def enough_cores(problem: QP) -> str | None:
 
 METHODS = [
     Method("ours", "diffopt_lib", "diffopt_lib.layers.qp", ours),
-    Method("qpth", "qpth", "qpth.qp", qpth),
+    Method("qpth", "qpth", "qpth.qp", qpth, factors_safely),
     Method("QPLayer", "proxsuite", "proxsuite.torch.qplayer", qplayer, cpu_and_double_only),
     Method("Moreau", "moreau", "moreau.torch", moreau, double_only),
     Method("qpax", "qpax", "qpax", qpax, enough_cores),
@@ -183,6 +198,25 @@ def cases(quick: bool) -> list[Case]:
 
 def _case(table: str, sizes: tuple[int, int, int, int], dtype: torch.dtype = torch.float64) -> Case:
     return Case(table, dict(zip(COLUMNS, sizes, strict=True)), dtype)
+
+
+TARGETS = {
+    "qpth": dict(zip(TABLE, (4, 4, 3, 2), strict=True)),
+    "QPLayer": dict(zip(TABLE, (3, 3, 2, 1), strict=True)),
+    "Moreau": dict(zip(TABLE, (1 / 2, 1 / 1.5, 1, 1), strict=True)),
+    "cvxpylayers": {TABLE[2]: 10},
+}
+TARGETS_ON_GPU = {"qpth": dict.fromkeys(TABLE, 10)}
+
+
+def targets(device: str) -> list[dict[str, Any]]:
+    """What we set out to reach in the float64 table: how many times as long as ours a method should take, at least."""
+    chosen = TARGETS_ON_GPU if device == "cuda" else TARGETS
+    return [
+        {"method": method, "sizes": dict(zip(COLUMNS, sizes, strict=True)), "ratio": ratio}
+        for method, ratios in chosen.items()
+        for sizes, ratio in ratios.items()
+    ]
 
 
 problem = random_qp

@@ -24,7 +24,8 @@ def run(
     """The content of the result file: the cases, with a row for each method.
 
     Args:
-        name: of the benchmark's module, which has ``METHODS``, ``cases(quick)`` and ``problem(**sizes)``.
+        name: of the benchmark's module, which has ``METHODS``, ``cases(quick)``, ``problem(**sizes)`` and
+            ``targets(device)``.
         device: ``"cpu"`` or ``"cuda"``.
         quick: tiny sizes and few turns.
         threads: of torch; the environment tells other libraries.
@@ -32,15 +33,18 @@ def run(
         tables: the tables to fill; all of the benchmark's by default.
 
     Raises:
-        ValueError: a method is not among the benchmark's.
+        ValueError: a method or a table is not among the benchmark's.
     """
     benchmark = importlib.import_module(f"benchmarks.{name}")
     methods = choose(benchmark.METHODS, only)
+    cases = benchmark.cases(quick)
+    if unknown := set(tables or []) - (known := {case.table for case in cases}):
+        raise ValueError(f"no table is called {min(unknown)!r}; there are {', '.join(sorted(known))}")
     torch.set_num_threads(threads)
     where = torch.device(device)
     turns = {"turns": 3} if quick else {}
     done = []
-    for case in benchmark.cases(quick):
+    for case in cases:
         if tables and case.table not in tables:
             continue
         problem = benchmark.problem(**case.sizes).to(where, case.dtype)
@@ -51,6 +55,7 @@ def run(
     return {
         "name": name,
         "description": benchmark.__doc__,
+        "targets": [] if quick else benchmark.targets(device),
         "cases": done,
         "provenance": provenance(where, packages=packages),
     }
@@ -60,7 +65,7 @@ def choose(methods: list[Method], only: list[str] | None) -> list[Method]:
     """Those that are named, or all."""
     known = [method.name for method in methods]
     if unknown := set(only or []) - set(known):
-        raise ValueError(f"no method is called {sorted(unknown)[0]!r}; there are {', '.join(known)}")
+        raise ValueError(f"no method is called {min(unknown)!r}; there are {', '.join(known)}")
     return [method for method in methods if only is None or method.name in only]
 
 
@@ -94,8 +99,13 @@ def show(case: dict[str, Any]) -> str:
     for row in case["rows"]:
         if "both" in row:
             times = f"{row['forward']:9.3g} + {row['backward']:8.3g} = {row['both']:8.3g} ms"
-            errors = f"solution {row['solution_error']:.0e}   gradient {row['gradient_error']:.0e}"
+            errors = f"solution {error(row['solution_error'])}   gradient {error(row['gradient_error'])}"
             lines.append(f"  {row['method']:14} {times}   {errors}")
         else:
             lines.append(f"  {row['method']:14} {row.get('missing') or row.get('error')}")
     return "\n".join(lines)
+
+
+def error(value: float | None) -> str:
+    """An error as text."""
+    return "not finite" if value is None else f"{value:.0e}"

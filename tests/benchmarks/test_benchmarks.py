@@ -8,7 +8,7 @@ import scipy.optimize
 import torch
 
 from benchmarks import __main__, measure, qp, run
-from benchmarks.method import Method, by_autograd
+from benchmarks.method import Method, by_autograd, checked, largest
 from benchmarks.qp_problems import QP, gradients, kkt_residual, random_qp, reference
 
 SIZES = (3, 6, 5, 2)
@@ -45,8 +45,8 @@ def test_reference_solution_agrees_with_scipy():
     for i in range(3):
         y, active, _ = reference(*problem.numpy(i))
         np.testing.assert_allclose(y, scipy_solution(*problem.numpy(i)), atol=1e-6)
-        assert kkt_residual(problem.numpy(i), y) < 1e-12
-        assert kkt_residual(problem.numpy(i), y + 1e-3) > 1e-5
+        assert kkt_residual(problem.numpy(i), y, problem.references[i]) < 1e-12
+        assert kkt_residual(problem.numpy(i), y + 1e-3, problem.references[i]) > 1e-5
 
 
 @pytest.mark.parametrize("which", range(6), ids=["Q", "p", "A", "b", "G", "h"])
@@ -58,14 +58,16 @@ def test_reference_gradient_agrees_with_finite_differences(which):
         direction = direction + direction.T
     ends = [[t + e * 1e-6 * direction if i == which else t for i, t in enumerate(problem)] for e in (1, -1)]
     difference = cotangent @ (reference(*ends[0])[0] - reference(*ends[1])[0]) / 2e-6
-    assert difference == pytest.approx((gradients(problem, cotangent)[which] * direction).sum(), rel=1e-5, abs=1e-7)
+    assert difference == pytest.approx(
+        (gradients(problem, cotangent, reference(*problem))[which] * direction).sum(), rel=1e-5, abs=1e-7
+    )
 
 
 def test_accuracy_tells_right_from_wrong():
     problem = random_qp(*SIZES)
     cotangent = torch.ones_like(problem.p)
     exact = [reference(*problem.numpy(i))[0] for i in range(3)]
-    true = [gradients(problem.numpy(i), np.ones(6)) for i in range(3)]
+    true = [gradients(problem.numpy(i), np.ones(6), problem.references[i]) for i in range(3)]
     y = torch.tensor(np.stack(exact))
     grads = [torch.tensor(np.stack(parts)) for parts in zip(*true, strict=True)]
     good = problem.accuracy(y, grads, cotangent)
@@ -73,6 +75,29 @@ def test_accuracy_tells_right_from_wrong():
     grads[4] = grads[4] * 0.5
     bad = problem.accuracy(y + 0.1, grads, cotangent)
     assert bad["solution_error"] > 1e-3 and bad["gradient_error"] > 0.01 and bad["worst_gradient"] == "G"
+
+
+@pytest.mark.parametrize("element", range(3))
+def test_a_solution_or_gradient_that_is_not_finite_has_no_finite_error(element):
+    """Wherever in the batch it is: comparisons with NaN are false, so that max would pass over it."""
+    problem = random_qp(*SIZES)
+    y = torch.tensor(np.stack([exact.y for exact in problem.references.values()]))
+    grads = [torch.zeros_like(parameter) for parameter in problem.parameters]
+    y[element, 0] = torch.nan
+    grads[3][element, 0] = torch.nan
+    bad = problem.accuracy(y, grads, torch.ones_like(y))
+    assert bad == {"solution_error": None, "gradient_error": None, "worst_gradient": "b"}
+    rows = [{"method": "m", "forward": 1.0, "backward": 1.0, "both": 2.0, **bad}]
+    shown = run.show({"table": "t", "sizes": {"n": 6}, "dtype": "float64", "rows": rows})
+    assert "solution not finite   gradient not finite" in shown
+
+
+def test_the_elements_that_are_checked_are_spread_over_the_batch():
+    assert checked(3, 16) == [0, 1, 2]
+    assert checked(512, 4) == [0, 170, 341, 511]
+    assert (
+        largest(np.zeros(0)) == 0 and largest(np.array([-3.0]), 2.0) == 3 and largest(np.array([np.nan, 1])) == np.inf
+    )
 
 
 def test_methods_take_turns(monkeypatch):
@@ -141,16 +166,65 @@ def test_command_line_writes_a_result_with_provenance(tmp_path, monkeypatch, cap
     monkeypatch.setattr(__main__, "limit_threads", lambda threads: None)  # would outlast the test
     arguments = ["qp", "--quick", "--threads", "1", "--methods", "ours", "--output", str(tmp_path)]
     assert __main__.main(arguments) == 0
-    result = json.loads((tmp_path / "qp-quick.json").read_text())
+    result = json.loads((tmp_path / "qp-quick-partial.json").read_text())
     assert [tuple(case["sizes"].values()) for case in result["cases"]] == qp.QUICK
     assert all(row["method"] == "ours" and row["both"] > 0 for case in result["cases"] for row in case["rows"])
     assert {"date", "command", "commit", "hardware", "versions"} <= set(result["provenance"])
     assert "ours" in capsys.readouterr().out
 
 
-def test_an_unknown_method_is_an_error():
-    with pytest.raises(ValueError, match="no method is called 'nobody'; there are ours"):
-        run.run("qp", "cpu", True, 1, ["nobody"])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--methods", "nobody"], "no method is called 'nobody'; there are ours, qpth"),
+        (["--tables", "nothing"], "no table is called 'nothing'; there are quick"),
+        (["--device", "tpu"], "invalid choice: 'tpu'"),
+    ],
+)
+def test_bad_arguments_are_errors_in_one_line(options, message, monkeypatch, capsys):
+    monkeypatch.setattr(__main__, "limit_threads", lambda threads: None)
+    with pytest.raises(SystemExit, match="2"):
+        __main__.main(["qp", "--quick", "--threads", "1", *options])
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_not_there_is_an_error(monkeypatch, capsys):
+    monkeypatch.setattr(__main__, "limit_threads", lambda threads: None)
+    with pytest.raises(SystemExit, match="2"):
+        __main__.main(["qp", "--quick", "--device", "cuda"])
+    assert "torch sees no CUDA device" in capsys.readouterr().err
+
+
+def test_a_part_of_a_benchmark_does_not_replace_the_whole():
+    options = [
+        ["qp"],
+        ["qp", "--quick"],
+        ["cone", "--device", "cuda"],
+        ["qp", "--methods", "ours"],
+        ["qp", "--tables", "table"],
+    ]
+    names = [__main__.file_name(__main__.parser().parse_args(o)) for o in options]
+    assert names == ["qp", "qp-quick", "cone-cuda", "qp-partial", "qp-partial"]
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_targets_are_about_rows_of_the_table_and_methods_that_are_run(device):
+    goals = qp.targets(device)
+    assert {goal["method"] for goal in goals} <= {method.name for method in qp.METHODS}
+    assert {tuple(goal["sizes"].values()) for goal in goals} == set(qp.TABLE)
+    assert all(goal["ratio"] > 0 for goal in goals)
+
+
+def test_torchs_lu_factorisation_decides_what_qpth_can_take(monkeypatch):
+    """On several threads it is wrong for several matrices of more than some 150 rows."""
+    small, large = random_qp(2, 100, 100, 20), random_qp(2, 120, 110, 40)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert qp.factors_safely(small) is None
+    assert "LU" in qp.factors_safely(large)
+    assert qp.factors_safely(random_qp(1, 120, 110, 40)) is None
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert qp.factors_safely(large) is None
 
 
 def test_the_table_of_sizes_is_measured_in_both_precisions():
