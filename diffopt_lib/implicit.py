@@ -141,8 +141,11 @@ def _linear_root(product: Residual, solve: LinearSolve, rhs: Tensor, *parameters
         def matvec(v):
             return equation(v, zero, *parameters)
 
-        _, rmatvec = vjp(matvec, zero)
-        return (solve(LinearOperator(matvec, lambda u: rmatvec(u)[0], parameters=parameters), rhs),)
+        def rmatvec(u):
+            _, pull = vjp(matvec, zero)
+            return pull(u)[0]
+
+        return (solve(LinearOperator(matvec, rmatvec, parameters=parameters), rhs),)
 
     (x,) = opaque(root, equation, torch.zeros_like(rhs), rhs, *parameters)
     return _attach(equation, _inner(solve), x, rhs, *parameters)

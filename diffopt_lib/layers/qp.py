@@ -2,8 +2,8 @@
 
     y* = argmin_y  ½ yᵀQy + pᵀy   s.t.   Ay = b,  Gy ≤ h                                            (1)
 
-The solver is :mod:`.qp_interior`. At its solution the active inequalities a = {i: λᵢ > sᵢ} are known, and (y, ν, λ) is
-the root of
+The solvers are :mod:`.qp_dual`, for well conditioned Q, and :mod:`.qp_interior`, for all. At the solution the active
+inequalities a = {i: λᵢ > sᵢ} are known, and (y, ν, λ) is the root of
 
     R = ( Qy + p + Aᵀν + Gᵀλ,   Ay − b,   Gᵢy − hᵢ for i ∈ a,   −λᵢ for i ∉ a )                       (2)
 
@@ -30,9 +30,10 @@ from ..linear import LinearOperator
 from ..opaque import opaque
 from ..solution import SolverError, failed_indices, mark_failures
 from ..validate import check_finite, check_floating, check_option, check_same_kind, values_visible
+from .qp_dual import solve_dual
 from .qp_feasibility import ELASTIC, diagnose
 from .qp_interior import Point, interior_point, kkt_error, polish
-from .qp_kkt import QP, Step, factorise_active, mul
+from .qp_kkt import QP, Step, mul, solve_exactly
 from .qp_scaling import equilibrate
 
 
@@ -68,12 +69,15 @@ def solve_qp(
     G: Tensor | None = None,
     h: Tensor | None = None,
     *,
-    tolerance: float | None = None,
+    tolerance: float = 1e-9,
     max_iterations: int = 60,
     on_failure: Literal["raise", "nan", "closest"] = "raise",
     init: QPSolution | None = None,
 ) -> QPSolution:
     """Solve eq. (1) for every element of a batch; differentiable in all six arguments, at any order.
+
+    The arithmetic is in float64 whatever the dtype of the arguments, which is the dtype of the result: single precision
+    can't tell which of the nearly active inequalities are active, and the derivative depends on that.
 
     Args:
         Q: ``(*batch, n, n)``, positive semidefinite on the directions the constraints leave free; only its symmetric
@@ -83,8 +87,8 @@ def solve_qp(
         A, b: equalities, ``(*batch, k, n)`` and ``(*batch, k)``; may be absent, have no rows, or redundant ones.
         G, h: inequalities, ``(*batch, m, n)`` and ``(*batch, m)``; likewise. An infinite h is no constraint.
             Batch dimensions broadcast against each other; a shared Q, A or G is not copied.
-        tolerance: on the KKT residual, default 1e-9 in float64 and 1e-4 in float32.
-        max_iterations: of the interior point method; 10 to 20 are usual.
+        tolerance: on the KKT residual, before a float32 result is rounded.
+        max_iterations: of the interior point method; 5 to 15 are usual.
         on_failure: ``"raise"``; ``"nan"`` marks failed elements and their gradients NaN; ``"closest"`` replaces b and h
             of infeasible elements by the nearest ones (least squares) that are feasible, and raises for the rest.
         init: a solution of a similar problem. If its active set is right one iteration is enough.
@@ -99,8 +103,6 @@ def solve_qp(
     _check(arguments)
     batch = torch.broadcast_shapes(*(t.shape[:-dims] for t, dims in zip(arguments, EVENT_DIMS, strict=True)))
     data = tuple(_align(t, dims, len(batch)) for t, dims in zip(arguments, EVENT_DIMS, strict=True))
-    if tolerance is None:
-        tolerance = 1e-9 if p.dtype == torch.float64 else 1e-4
     n, k, m = (t.shape[-1] for t in (arguments[1], arguments[3], arguments[5]))
     start = torch.zeros(*batch, n + k + 2 * m, dtype=p.dtype, device=p.device)
     if init is not None:
@@ -140,86 +142,96 @@ def kkt_residual(
 
 
 def solve_kkt(operator: LinearOperator, rhs: Tensor) -> Tensor:
-    """D_z R w = rhs, or its transpose, for the residual (2), through :func:`.qp_kkt.factorise_active`.
+    """D_z R w = rhs, or its transpose, for the residual (2).
 
     With the rows of inactive inequalities eliminated both are the symmetric system (2) of :mod:`.qp_kkt`.
     """
     _, *data, active, elastic = operator.parameters
-    batch = torch.broadcast_shapes(active.shape[:-1], *(t.shape[:-d] for t, d in zip(data, EVENT_DIMS, strict=True)))
-    qp = _flatten(data, batch, elastic)
-    N = batch.numel()
-    active = active.expand(*batch, -1).reshape(N, active.shape[-1], 1)
-    # Dimensions that only the right-hand side has (a vmapped cotangent) become columns that share the factorisation.
-    own = [i for i, size in enumerate(batch) if not (size == 1 and rhs.shape[i] > 1)]
-    extra = [i for i in range(len(batch)) if i not in own]
-    permuted = rhs.permute(*own, rhs.ndim - 1, *extra)
-    columns = permuted.reshape(N, rhs.shape[-1], math.prod(rhs.shape[i] for i in extra))
-    n, k, m = qp.Q.shape[-1], qp.A.shape[-2], qp.G.shape[-2]
-    r = Step(*columns.split((n, k, m), dim=1))
-
-    inactive_lam = torch.where(active, 0, -r.inequality)
+    system = KKTSystem(data, elastic, active.shape[:-1])
+    active = system.column(active)
+    r = system.columns(rhs)
+    inactive = torch.where(active, 0, -r.inequality)
     if not operator.transposed:
-        r = r._replace(y=r.y - mul(qp.G.mT, inactive_lam))
-    r = r._replace(inequality=torch.where(active, r.inequality, 0))
-    w = _solve_refined(qp, active, r, batch)
-    lam = inactive_lam if not operator.transposed else torch.where(active, 0, mul(qp.G, w.y) + inactive_lam)
-    w = torch.cat([w.y, w.equality, torch.where(active, w.inequality, lam)], dim=1)
-    order = [*own, rhs.ndim - 1, *extra]
-    return w.reshape(permuted.shape).permute(*(order.index(i) for i in range(rhs.ndim)))
+        r = r._replace(y=r.y - mul(system.qp.G.mT, inactive))
+    step = system.solve(system.qp.elastic, active, r._replace(inequality=active * r.inequality))
+    lam = inactive if not operator.transposed else torch.where(active, 0, mul(system.qp.G, step.y) + inactive)
+    return system.restore(step._replace(inequality=torch.where(active, step.inequality, lam)), rhs)
 
 
-def _solve_refined(qp: QP, active: Tensor, r: Step, batch: torch.Size, rounds: int = 4) -> Step:
-    """The exact solution of the symmetric system: each round takes out most of what the regularisation left."""
-    kkt = factorise_active(qp, active)
-    w = Step(*(torch.zeros_like(v) for v in r))
-    left = r
-    size = _size(r)
-    # An element already marked NaN stays NaN and is nobody's error.
-    target = 1e3 * torch.finfo(r.y.dtype).eps * size
-    for _ in range(rounds):
-        w = Step(*(a + d for a, d in zip(w, kkt.solve(left), strict=True)))
-        left = Step(
-            y=r.y - mul(qp.Q, w.y) - mul(qp.A.mT, w.equality) - mul(qp.G.mT, w.inequality),
-            equality=r.equality - mul(qp.A, w.y) + qp.elastic * w.equality,
-            inequality=torch.where(active, r.inequality - mul(qp.G, w.y) + qp.elastic * w.inequality, 0),
-        )
-        if (_size(left) <= target).all():
-            break
-    failed = torch.isfinite(size) & ~(_size(left) <= torch.finfo(r.y.dtype).eps ** 0.4 * size)
-    if failed.any():
-        raise SolverError(
-            "the solution of the quadratic program is not unique, or its active constraints are degenerate: the "
-            "derivative is not determined.",
-            failed_indices(failed.reshape(batch)),
-        )
-    return w
+class KKTSystem:
+    """A batch of systems (2) of :mod:`.qp_kkt`, and the way from a cotangent to their right-hand sides and back.
+
+    Batch dimensions that only the right-hand side has (a vmapped cotangent) become columns, which share the
+    factorisation. The arithmetic is in float64.
+    """
+
+    def __init__(self, data: Sequence[Tensor], elastic: Tensor, *batches: torch.Size):
+        dims = zip(data, EVENT_DIMS, strict=True)
+        self.batch = torch.broadcast_shapes(*batches, *(t.shape[:-d] for t, d in dims))
+        self.qp = _flatten(data, self.batch, elastic)
+        self.sizes = [t.shape[-2] for t in (self.qp.p, self.qp.b, self.qp.h)]
+
+    def column(self, v: Tensor) -> Tensor:
+        """``(*batch, m)`` as ``(N, m, 1)``."""
+        return v.expand(*self.batch, -1).reshape(self.batch.numel(), v.shape[-1], 1)
+
+    def columns(self, rhs: Tensor) -> Step:
+        order, extra = self._order(rhs)
+        columns = rhs.permute(order).reshape(self.batch.numel(), rhs.shape[-1], extra).double()
+        return Step(*columns.split(self.sizes, dim=1))
+
+    def restore(self, step: Step, rhs: Tensor) -> Tensor:
+        order, _ = self._order(rhs)
+        shape = [rhs.shape[i] for i in order]
+        return torch.cat(step, dim=1).to(rhs.dtype).reshape(shape).permute([order.index(i) for i in range(rhs.ndim)])
+
+    def solve(self, compliance: Tensor, included: Tensor, r: Step) -> Step:
+        """As :func:`.qp_kkt.solve_exactly`, on equilibrated data; raises where the system is singular."""
+        step, solved = _equilibrated(self.qp, compliance, included, r)
+        # An element already marked NaN stays NaN and is nobody's error.
+        failed = ~solved & torch.isfinite(torch.cat(r, dim=1)).all(2).all(1)
+        if failed.any():
+            raise SolverError(
+                "the solution of the quadratic program is not unique, or its active constraints are degenerate: the "
+                "derivative is not determined.",
+                failed_indices(failed.reshape(self.batch)),
+            )
+        return step
+
+    def _order(self, rhs: Tensor) -> tuple[list[int], int]:
+        """Dimensions of rhs as (batch, entries, columns), and the number of columns."""
+        extra = [i for i, size in enumerate(self.batch) if size == 1 and rhs.shape[i] > 1]
+        own = [i for i in range(len(self.batch)) if i not in extra]
+        return [*own, rhs.ndim - 1, *extra], math.prod(rhs.shape[i] for i in extra)
 
 
-def _size(r: Step) -> Tensor:
-    return torch.cat(r, dim=1).abs().amax((1, 2)) if r.y.numel() else r.y.new_zeros(r.y.shape[0])
+def _equilibrated(qp: QP, compliance: Tensor, included: Tensor, r: Step) -> tuple[Step, Tensor]:
+    scaling = None if qp.elastic.any() else equilibrate(qp)
+    if scaling is None:
+        return solve_exactly(qp, compliance, included, r)
+    compliance = compliance * scaling.g.square() / scaling.c
+    step, solved = solve_exactly(scaling.apply(qp), compliance, included, scaling.apply_to_rows(r))
+    return scaling.undo_step(step), solved
 
 
 def _solve(
     start: Tensor, data: tuple[Tensor, ...], warm: bool, tolerance: float, max_iterations: int, on_failure: str
 ) -> tuple[Tensor, ...]:
-    """Everything that happens outside the graph, on tensors with any number of batch dimensions."""
+    """Everything that happens outside the graph, on tensors with any number of batch dimensions, in float64."""
     batch = start.shape[:-1]
     N = batch.numel()
     qp = _flatten(data, batch, start.new_zeros(*batch, 1))
     n, k, m = qp.Q.shape[-1], qp.A.shape[-2], qp.G.shape[-2]
-    guess = Point(*start.reshape(N, n + k + 2 * m, 1).split((n, k, m, m), dim=1)) if warm else None
+    guess = Point(*start.double().reshape(N, n + k + 2 * m, 1).split((n, k, m, m), dim=1)) if warm else None
     point, error, iterations = _solve_flat(qp, N, guess, tolerance, max_iterations)
     failed = ~(error <= tolerance)
-    if failed.any() and start.dtype == torch.float32:
-        point, error, iterations = _retry_in_float64(qp, failed, point, error, iterations, tolerance, max_iterations)
-        failed = ~(error <= tolerance)
     if failed.any() and on_failure != "nan":
         diagnosis = diagnose(qp.select(failed), int(failed.sum()), max_iterations)
         if on_failure == "closest" and diagnosis.infeasible.any():
             infeasible = failed.masked_scatter(failed, diagnosis.infeasible)
-            qp = replace(qp, elastic=torch.where(infeasible[:, None, None], ELASTIC[qp.p.dtype], qp.elastic))
-            part, error_part, _ = _solve_flat(
-                qp.select(infeasible), int(infeasible.sum()), None, tolerance, max_iterations
+            qp = replace(qp, elastic=torch.where(infeasible[:, None, None], ELASTIC, qp.elastic))
+            part, error_part, _ = interior_point(
+                qp.select(infeasible), int(infeasible.sum()), tolerance, max_iterations
             )
             point = point.scatter(infeasible, part)
             error = error.masked_scatter(infeasible, error_part)
@@ -232,21 +244,8 @@ def _solve(
     # All rows of a failed element count as active, so that its NaN reaches the gradient of every argument.
     active = ((point.lam > point.s) | failed[:, None, None]).reshape(*batch, m)
     elastic = qp.elastic.expand(N, 1, 1).reshape(*batch, 1)
+    z, elastic, error = (t.to(start.dtype) for t in (z, elastic, error))
     return z, active, elastic, *(v.reshape(batch) for v in (~failed, iterations, error))
-
-
-def _retry_in_float64(
-    qp: QP, failed: Tensor, point: Point, error: Tensor, iterations: Tensor, tolerance: float, max_iterations: int
-) -> tuple[Point, Tensor, Tensor]:
-    """What single precision could not solve, solved in double precision and rounded."""
-    part, error_part, iterations_part = _solve_flat(
-        qp.select(failed).to(torch.float64), int(failed.sum()), None, tolerance, max_iterations
-    )
-    return (
-        point.scatter(failed, part.to(torch.float32)),
-        error.masked_scatter(failed, error_part.to(torch.float32)),
-        iterations.masked_scatter(failed, iterations_part),
-    )
 
 
 def _solve_flat(
@@ -254,16 +253,31 @@ def _solve_flat(
 ) -> tuple[Point, Tensor, Tensor]:
     """Equilibrate, solve, and measure the error in the units of the caller."""
     if guess is not None:
-        polished = polish(qp, guess)
+        polished = polish(qp, guess.lam > guess.s, guess)
         error = kkt_error(qp, polished)
         if (error <= tolerance).all():
             return polished, error, torch.ones(size, dtype=torch.int64, device=error.device)
     scaling = equilibrate(qp)
+    scaled = qp if scaling is None else scaling.apply(qp)
+    point, error, iterations = _solve_scaled(scaled, size, tolerance, max_iterations)
     if scaling is None:
-        return interior_point(qp, size, tolerance, max_iterations)
-    point, _, iterations = interior_point(scaling.apply(qp), size, tolerance, max_iterations)
+        return point, error, iterations
     point = scaling.undo(point)
     return point, kkt_error(qp, point), iterations
+
+
+def _solve_scaled(qp: QP, size: int, tolerance: float, max_iterations: int) -> tuple[Point, Tensor, Tensor]:
+    """Through the dual if that is not larger; whoever does not solve it that way, and all others, directly."""
+    if not 0 < qp.G.shape[-2] <= 2 * qp.Q.shape[-1]:
+        return interior_point(qp, size, tolerance, max_iterations)
+    point, iterations = solve_dual(qp, max_iterations)
+    error = kkt_error(qp, point)
+    left = ~(error <= tolerance)
+    if left.any():
+        part, error_part, more = interior_point(qp.select(left), int(left.sum()), tolerance, max_iterations)
+        point, error = point.scatter(left, part), error.masked_scatter(left, error_part)
+        iterations = iterations.masked_scatter(left, more)
+    return point, error, iterations
 
 
 def _flatten(data: Sequence[Tensor], batch: torch.Size, elastic: Tensor) -> QP:
@@ -273,13 +287,14 @@ def _flatten(data: Sequence[Tensor], batch: torch.Size, elastic: Tensor) -> QP:
         event = t.shape[t.ndim - dims :]
         shared = t.shape[: t.ndim - dims].numel() == 1
         t = t.reshape(1, *event) if shared else t.expand(*batch, *event).reshape(batch.numel(), *event)
-        flat.append(t if dims == 2 else t.unsqueeze(-1))
+        flat.append((t if dims == 2 else t.unsqueeze(-1)).double())
     Q, p, A, b, G, h = flat
+    p = p.expand(batch.numel(), -1, -1)
     free = torch.isinf(h)
     if free.any():
         G, h = torch.where(free, 0, G), torch.where(free, 1, h)
-    elastic = elastic.expand(*batch, 1).reshape(batch.numel(), 1, 1) if elastic.any() else elastic.new_zeros(1, 1, 1)
-    return QP(0.5 * (Q + Q.mT), p, A, b, G, h, elastic)
+    elastic = elastic.expand(*batch, 1).reshape(batch.numel(), 1, 1) if elastic.any() else p.new_zeros(1, 1, 1)
+    return QP(0.5 * (Q + Q.mT), p, A, b, G, h, elastic.double())
 
 
 def _complete(Q, p, A, b, G, h) -> tuple[Tensor, ...]:
@@ -328,4 +343,7 @@ def _align(t: Tensor, event_dims: int, batch_dims: int) -> Tensor:
 
 
 def _mv(M: Tensor, v: Tensor) -> Tensor:
-    return (M @ v.unsqueeze(-1)).squeeze(-1)
+    """M v for ``(*batch, k, n)`` and ``(*batch, n)`` with equally many dimensions; a shared M is one matrix product."""
+    if M.shape[:-2].numel() == 1:
+        return v @ M.reshape(M.shape[-2:]).mT
+    return (M * v.unsqueeze(-2)).sum(-1)  # its derivative in M is quicker than that of a batched product

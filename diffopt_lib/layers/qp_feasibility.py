@@ -19,7 +19,7 @@ from .qp_interior import interior_point
 from .qp_kkt import QP, mul
 from .qp_scaling import equilibrate
 
-ELASTIC = {torch.float64: 1e-7, torch.float32: 1e-4}
+ELASTIC = 1e-7
 CERTIFICATE = 1e-3  # how small a zero of (1) and (2) is, relative to its negative number
 
 
@@ -51,9 +51,8 @@ def diagnose(qp: QP, size: int, max_iterations: int) -> Diagnosis:
     """Look for the certificates (1) and (2) of every element."""
     scaling = equilibrate(qp)
     qp = qp if scaling is None else scaling.apply(qp)
-    epsilon = ELASTIC[qp.p.dtype]
-    ridge = epsilon * torch.eye(qp.Q.shape[-1], dtype=qp.p.dtype, device=qp.p.device)
-    softened = replace(qp, Q=qp.Q + ridge, elastic=qp.p.new_full((1, 1, 1), epsilon))
+    ridge = ELASTIC * torch.eye(qp.Q.shape[-1], dtype=qp.p.dtype, device=qp.p.device)
+    softened = replace(qp, Q=qp.Q + ridge, elastic=qp.p.new_full((1, 1, 1), ELASTIC))
     point, _, _ = interior_point(softened, size, 1e-6, max_iterations)
 
     gain = -((qp.b * point.nu).sum((1, 2)) + (qp.h * point.lam).sum((1, 2)))

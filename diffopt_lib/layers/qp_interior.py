@@ -6,28 +6,25 @@ With slacks s = h − Gy, the optimality conditions of eq. (1) of :mod:`.qp_kkt`
 
 (with b + ε ν and h + ε λ on the right where the constraints are elastic).
 
-The method follows the points where sᵢ λᵢ = σμ > 0 as μ = sᵀλ/m → 0. Each iteration linearises (1) twice with one
-factorisation (weights w = λ/s): the predictor aims at μ = 0 and tells how far one can go; the corrector re-centres
-accordingly and repairs the predictor's quadratic error ds∘dλ.
+The method follows the points where sᵢ λᵢ = σμ > 0 as μ = sᵀλ/m → 0, as :mod:`.qp_path` says. The weights of its Newton
+systems are w = λ/s. It takes every convex QP; where Q is well conditioned :mod:`.qp_dual` is faster.
 
 Near the solution the sets {λᵢ > sᵢ} and {λᵢ < sᵢ} stop changing: the active set is known, and (1) is a linear system.
 Solving it exactly gives the solution to machine precision and the factorisation that the derivative needs.
 
-Source: Nocedal & Wright 2006, alg. 16.4; Mattingley & Boyd 2012 (batches of small QPs); the proximal regularisation is
-Pougkakiotis & Gondzio 2021.
+Source: Mattingley & Boyd 2012 (small QPs); the proximal regularisation is Pougkakiotis & Gondzio 2021.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .qp_kkt import QP, Step, factorise, factorise_active, mul
-
-STEP_BACK = 0.99  # how much of the way to the boundary s, λ ≥ 0 a step may go at most
+from .qp_kkt import QP, Step, factorise, mul, solve_exactly
+from .qp_path import inside, mehrotra_direction
 
 
 @dataclass(frozen=True)
@@ -95,27 +92,18 @@ def interior_point(qp: QP, size: int, tolerance: float, max_iterations: int) -> 
     max_iterations = max_iterations if qp.G.shape[-2] else 0  # without inequalities the first point is the solution
     index = torch.arange(size, device=point.y.device)
     finished: list[tuple[Tensor, Point, Tensor, Tensor]] = []
-    threshold = torch.full((size,), 1e-4, dtype=point.y.dtype, device=point.y.device)  # below it, polishing is tried
+    threshold = point.y.new_full((size,), 1e-4)  # below it, polishing is tried
     stalled = ~_is_finite(point)
 
     for k in range(max_iterations + 1):
         r = residual(qp, point)
         error = kkt_error(qp, point, r)
-        stop = (error <= tolerance) | stalled
-        ready = error <= threshold
-        if k == max_iterations:
-            stop = ready = torch.ones_like(stop)
+        stop = (error <= tolerance) | stalled | (k == max_iterations)
+        ready = stop | (error <= threshold)
         if stop.any() or 2 * ready.sum() >= len(ready):
-            ready = ready | stop
-            chosen = point.select(ready)
-            polished = polish(qp.select(ready), chosen)
-            better = kkt_error(qp.select(ready), polished)
-            improved = better <= error[ready]
-            point = point.scatter(ready, polished.where(improved & (better <= tolerance), chosen))
-            error = error.masked_scatter(ready, torch.where(improved & (better <= tolerance), better, error[ready]))
+            point, error = _polish_where_that_solves(qp, point, error, ready, tolerance)
             threshold = torch.where(ready, threshold / 100, threshold)
             stop = stop | (error <= tolerance)
-        if stop.any() or len(index) == 0:
             finished.append((index[stop], point.select(stop), error[stop], torch.full_like(index[stop], k)))
             keep = ~stop
             if not keep.any():
@@ -126,9 +114,25 @@ def interior_point(qp: QP, size: int, tolerance: float, max_iterations: int) -> 
         stalled = ~_is_finite(moved)  # the factorisation broke down: what there is, is what there will be
         point = point.where(stalled, moved)
 
-    order = torch.cat([f[0] for f in finished]).argsort()
-    points = (torch.cat([getattr(f[1], field.name) for f in finished])[order] for field in fields(Point))
-    return Point(*points), *(torch.cat([f[i] for f in finished])[order] for i in (2, 3))
+    order = torch.cat([part[0] for part in finished]).argsort()
+    points = (torch.cat([getattr(part[1], field.name) for part in finished])[order] for field in fields(Point))
+    return (
+        Point(*points),
+        torch.cat([part[2] for part in finished])[order],
+        torch.cat([part[3] for part in finished])[order],
+    )
+
+
+def _polish_where_that_solves(
+    qp: QP, point: Point, error: Tensor, ready: Tensor, tolerance: float
+) -> tuple[Point, Tensor]:
+    """The ready elements replaced by the solution for their active set, where that is more accurate than they are."""
+    part, of_part = qp.select(ready), point.select(ready)
+    polished = polish(part, of_part.lam > of_part.s, of_part)
+    better = kkt_error(part, polished)
+    accept = (better <= error[ready]) & (better <= tolerance)
+    error = error.masked_scatter(ready, torch.where(accept, better, error[ready]))
+    return point.scatter(ready, polished.where(accept, of_part)), error
 
 
 def initial_point(qp: QP, size: int) -> Point:
@@ -136,53 +140,32 @@ def initial_point(qp: QP, size: int) -> Point:
     shape = (size, qp.G.shape[-2], 1)
     kkt = factorise(qp, qp.h.new_ones(shape))
     step = kkt.solve(Step(*(v.expand(size, -1, -1) for v in (-qp.p, qp.b, qp.h))))
-    return Point(step.y, step.equality, _inside(step.inequality), _inside(-step.inequality))
-
-
-def _inside(v: Tensor) -> Tensor:
-    if v.shape[-2] == 0:
-        return v
-    outside = (-v).amax(-2, keepdim=True)
-    return torch.where(outside >= -1e-8 * (1 + v.norm(dim=-2, keepdim=True)), v + 1 + outside, v)
+    return Point(step.y, step.equality, inside(step.inequality), inside(-step.inequality))
 
 
 def mehrotra_step(qp: QP, point: Point, r: Residual) -> Point:
     """One predictor and corrector with one factorisation."""
     s, lam = point.s, point.lam
     kkt = factorise(qp, 1 / (s / lam + qp.elastic))
-    mu = (s * lam).mean(-2, keepdim=True)
 
-    def direction(complementarity: Tensor) -> tuple[Step, Tensor]:
-        """The Newton step towards s λ = s λ − complementarity, and its ds."""
+    def direction(complementarity: Tensor) -> tuple[Tensor, Tensor, Step]:
+        """The Newton step with λ ds + s dλ = −complementarity."""
         step = kkt.solve(Step(-r.dual, -r.equality, complementarity / lam - r.inequality))
-        return step, -(complementarity + s * step.inequality) / lam
+        return step.inequality, -(complementarity + s * step.inequality) / lam, step
 
-    affine, ds = direction(s * lam)
-    alpha = _step_length(point, affine.inequality, ds, 1.0)
-    mu_affine = ((s + alpha * ds) * (lam + alpha * affine.inequality)).mean(-2, keepdim=True)
-    sigma = (mu_affine / mu) ** 3
-    step, ds = direction(s * lam + ds * affine.inequality - sigma * mu)
-    alpha = _step_length(point, step.inequality, ds, STEP_BACK)
-    return Point(
-        point.y + alpha * step.y, point.nu + alpha * step.equality, lam + alpha * step.inequality, s + alpha * ds
-    )
+    (dlam, ds, step), alpha = mehrotra_direction(lam, s, direction)
+    return Point(point.y + alpha * step.y, point.nu + alpha * step.equality, lam + alpha * dlam, s + alpha * ds)
 
 
-def _step_length(point: Point, dlam: Tensor, ds: Tensor, fraction: float) -> Tensor:
-    """The largest α ≤ 1 that goes at most a fraction of the way to s = 0 or λ = 0, ``(N, 1, 1)``."""
-    ratio = torch.maximum(-dlam / point.lam, -ds / point.s).amax(-2, keepdim=True)
-    return (fraction / ratio.clamp_min(fraction)).clamp_max(1.0)
-
-
-def polish(qp: QP, point: Point, rounds: int = 3) -> Point:
-    """The solution of (1) for the active set {λᵢ > sᵢ}: equalities on it, λ = 0 off it."""
-    active = point.lam > point.s
-    kkt = factorise_active(qp, active)
-    y, nu, lam = point.y, point.nu, torch.where(active, point.lam, 0)
-    for _ in range(rounds):
-        r = residual(qp, Point(y, nu, lam, torch.zeros_like(lam)))
-        step = kkt.solve(Step(-r.dual, -r.equality, -r.inequality))
-        y, nu, lam = y + step.y, nu + step.equality, lam + step.inequality
+def polish(qp: QP, active: Tensor, near: Point | None = None) -> Point:
+    """The solution of (1) for an active set ``(N, m, 1)``: equalities on it, λ = 0 off it; from a point near it."""
+    N = len(active)
+    zero = (v.new_zeros(N, v.shape[-2], 1) for v in (qp.p, qp.b, qp.h, qp.h))
+    start = Point(*zero) if near is None else replace(near, lam=active * near.lam, s=torch.zeros_like(near.s))
+    r = residual(qp, start)
+    rhs = Step(-r.dual, -r.equality.expand(N, -1, -1), -r.inequality * active)
+    step, _ = solve_exactly(qp, qp.elastic.expand(N, 1, 1), active, rhs)
+    y, nu, lam = start.y + step.y, start.nu + step.equality, start.lam + step.inequality
     slack = qp.h + qp.elastic * lam - mul(qp.G, y)
     return Point(y, nu, lam.clamp_min(0), torch.where(active, 0, slack.clamp_min(0)))
 

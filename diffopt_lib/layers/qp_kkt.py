@@ -27,8 +27,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-EQUALITY_WEIGHT = {torch.float64: 1e7, torch.float32: 1e3}
-REGULARISATION = {torch.float64: 1e-9, torch.float32: 1e-5}
+EQUALITY_WEIGHT = 1e7
+REGULARISATION = 1e-9
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,16 @@ def mul(M: Tensor, v: Tensor) -> Tensor:
     """M v for ``(N or 1, k, n)`` and ``(N, n, c)``; a shared matrix times single columns is one matrix product."""
     if M.shape[0] == 1 and v.shape[-1] == 1:
         return (v.squeeze(-1) @ M[0].mT).unsqueeze(-1)
+    if v.shape[-1] == 1:
+        return (v.mT @ M.mT).mT  # batched BLAS takes a row several times faster than a column
     return torch.matmul(M, v)
+
+
+def solve_lower(L: Tensor, v: Tensor, transpose: bool = False) -> Tensor:
+    """L⁻¹ v, or L⁻ᵀ v, for a lower triangular L ``(N or 1, n, n)``; a shared L is not copied."""
+    if L.shape[0] == 1 and v.shape[0] > 1 and v.shape[-1] == 1:
+        return solve_lower(L, v.squeeze(-1).mT.unsqueeze(0), transpose).squeeze(0).mT.unsqueeze(-1)
+    return torch.linalg.solve_triangular(L.mT if transpose else L, v, upper=transpose)
 
 
 @dataclass(frozen=True)
@@ -98,24 +107,52 @@ class KKT:
         rhs = r.y + mul(self.G.mT, self.w * r.inequality)
         if self.A.shape[-2]:
             rhs = rhs + mul(self.A.mT, self.E * r.equality)
-        u = torch.linalg.solve_triangular(self.L, rhs, upper=False)
-        y = torch.linalg.solve_triangular(self.L.mT, u, upper=True)
+        y = solve_lower(self.L, solve_lower(self.L, rhs), transpose=True)
         return Step(y, self.E * (mul(self.A, y) - r.equality), self.w * (mul(self.G, y) - r.inequality))
 
 
 def factorise(qp: QP, w: Tensor) -> KKT:
     """The factorisation for weights w ``(N, m, 1)``; an element whose matrix is not positive definite gets NaN."""
-    E = 1 / qp.elastic.clamp_min(1 / EQUALITY_WEIGHT[w.dtype])
+    E = 1 / qp.elastic.clamp_min(1 / EQUALITY_WEIGHT)
     K = torch.matmul(qp.G.mT, w * qp.G).add_(qp.Q)
     if qp.A.shape[-2]:
         K.add_(torch.matmul(qp.A.mT, E * qp.A))
-    K.diagonal(dim1=-2, dim2=-1).add_(REGULARISATION[w.dtype])
-    L, info = torch.linalg.cholesky_ex(K)
-    if (info > 0).any():
-        L = torch.where((info > 0)[:, None, None], torch.nan, L)
-    return KKT(L, qp.A, qp.G, E, w)
+    K.diagonal(dim1=-2, dim2=-1).add_(REGULARISATION)
+    return KKT(cholesky_(K), qp.A, qp.G, E, w)
 
 
-def factorise_active(qp: QP, active: Tensor) -> KKT:
-    """The factorisation that treats the active inequalities ``(N, m, 1)`` as equalities and ignores the others."""
-    return factorise(qp, active / qp.elastic.clamp_min(1 / EQUALITY_WEIGHT[qp.p.dtype]))
+def cholesky_(K: Tensor) -> Tensor:
+    """The factors of symmetric K ``(N, n, n)``, NaN where K is not positive definite. Overwrites K.
+
+    On small matrices new memory costs as much as the factorisation, so the CPU works in place; LAPACK wants columns.
+    """
+    K = K if K.mT.is_contiguous() else K.mT
+    info = torch.empty(K.shape[:-2], dtype=torch.int32, device=K.device)
+    L, info = torch.linalg.cholesky_ex(K, out=(K, info)) if K.device.type == "cpu" else torch.linalg.cholesky_ex(K)
+    definite = info == 0
+    return L if definite.all() else torch.where(definite[:, None, None], L, torch.nan)
+
+
+def solve_exactly(qp: QP, compliance: Tensor, included: Tensor, r: Step, rounds: int = 4) -> tuple[Step, Tensor]:
+    """The solution of (2) with E = ∞, 1/w = compliance ≥ 0 for the included inequalities, and dλ = 0 for the others.
+
+    Every round takes out most of what the regularisation left. The second result tells where that succeeded, ``(N,)``.
+    """
+    kkt = factorise(qp, included / compliance.clamp_min(1 / EQUALITY_WEIGHT))
+    step, left = kkt.solve(r), r
+    size = _size(r)
+    for _ in range(rounds):
+        left = Step(
+            y=r.y - mul(qp.Q, step.y) - mul(qp.A.mT, step.equality) - mul(qp.G.mT, step.inequality),
+            equality=r.equality - mul(qp.A, step.y) + qp.elastic * step.equality,
+            inequality=included * (r.inequality - mul(qp.G, step.y) + compliance * step.inequality),
+        )
+        if (_size(left) <= 1e3 * torch.finfo(size.dtype).eps * size).all():
+            break
+        step = Step(*(a + d for a, d in zip(step, kkt.solve(left), strict=True)))
+    return step, _size(left) <= 1e-6 * size
+
+
+def _size(r: Step) -> Tensor:
+    """The largest entry, ``(N,)``."""
+    return torch.cat(r, dim=1).abs().amax((1, 2)) if r.y.shape[2] else r.y.new_zeros(len(r.y))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .qp_interior import Point
-from .qp_kkt import QP
+from .qp_kkt import QP, Step
 
 WELL_SCALED = 8.0  # rows and columns with largest entries between 1/8 and 8 are left alone
 
@@ -33,6 +33,13 @@ class Scaling:
             elastic=qp.elastic,
         )
 
+    def apply_to_rows(self, r: Step) -> Step:
+        """Right-hand sides of eq. (2) of :mod:`.qp_kkt`."""
+        return Step(self.c * self.d * r.y, self.e * r.equality, self.g * r.inequality)
+
+    def undo_step(self, step: Step) -> Step:
+        return Step(self.d * step.y, self.e * step.equality / self.c, self.g * step.inequality / self.c)
+
     def undo(self, point: Point) -> Point:
         return Point(self.d * point.y, self.e * point.nu / self.c, self.g * point.lam / self.c, point.s / self.g)
 
@@ -42,22 +49,23 @@ def equilibrate(qp: QP, rounds: int = 15) -> Scaling | None:
 
     It depends on the matrices alone (c apart), so that matrices shared by the batch stay shared.
     """
-    d, e, g = (torch.ones_like(M[..., :1]) for M in (qp.Q, qp.A, qp.G))
+    Q, A, G = qp.Q, qp.A, qp.G
+    d, e, g = (torch.ones_like(M[..., :1]) for M in (Q, A, G))
     for _ in range(rounds):
-        Q, A, G = (d * qp.Q * d.mT).abs(), (e * qp.A * d.mT).abs(), (g * qp.G * d.mT).abs()
         column = torch.maximum(torch.maximum(_columns(Q), _columns(A)), _columns(G))
         norms = (column, _columns(A.mT), _columns(G.mT))
         if all(_near_one(norm) for norm in norms):
             break
         d, e, g = (x / torch.where(norm > 0, norm, 1).sqrt() for x, norm in zip((d, e, g), norms, strict=True))
-    c = _objective_scale(d, qp)
+        Q, A, G = d * qp.Q * d.mT, e * qp.A * d.mT, g * qp.G * d.mT
+    c = _objective_scale(Q, d * qp.p)
     unchanged = all((x == 1).all() for x in (d, e, g, c))
     return None if unchanged else Scaling(d, e, g, c)
 
 
-def _objective_scale(d: Tensor, qp: QP) -> Tensor:
+def _objective_scale(Q: Tensor, p: Tensor) -> Tensor:
     """1 / the size of the objective's coefficients, where that is far from 1."""
-    size = torch.maximum((d * qp.Q * d.mT).abs().amax((-2, -1), keepdim=True), (d * qp.p).abs().amax(-2, keepdim=True))
+    size = torch.maximum(_columns(Q).amax(-2, keepdim=True), p.abs().amax(-2, keepdim=True))
     far = ((size > 1e3) | (size < 1e-3)) & (size > 0)
     return torch.where(far, 1 / torch.where(far, size, 1), 1)
 
@@ -66,7 +74,7 @@ def _columns(M: Tensor) -> Tensor:
     """The largest entry of every column, as a column ``(N, n, 1)``."""
     if M.shape[-2] == 0:
         return M.new_zeros(M.shape[0], M.shape[-1], 1)
-    return M.amax(-2).unsqueeze(-1)
+    return M.abs().amax(-2).unsqueeze(-1)
 
 
 def _near_one(norm: Tensor) -> bool:
