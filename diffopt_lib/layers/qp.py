@@ -18,7 +18,6 @@ Chapter: book/2_differentiable/04_quadratic_programs. Source: OptNet, eqs. 6–8
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -28,13 +27,15 @@ from torch import Tensor
 from ..implicit import _attach
 from ..linear import LinearOperator
 from ..opaque import opaque
-from ..solution import SolverError, failed_indices, mark_failures
+from ..solution import mark_failures
 from ..validate import check_finite, check_floating, check_option, check_same_kind, values_visible
 from .qp_dual import solve_dual
 from .qp_feasibility import ELASTIC, diagnose
 from .qp_interior import Point, interior_point, kkt_error, polish
-from .qp_kkt import QP, Step, mul, solve_exactly
+from .qp_kkt import QP, mul
 from .qp_scaling import equilibrate
+from .qp_smoothing import with_central_path_derivative
+from .qp_system import EVENT_DIMS, KKTSystem, batched_product, flatten
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ def solve_qp(
     max_iterations: int = 60,
     on_failure: Literal["raise", "nan", "closest"] = "raise",
     init: QPSolution | None = None,
+    smoothing: float = 0.0,
 ) -> QPSolution:
     """Solve eq. (1) for every element of a batch; differentiable in all six arguments, at any order.
 
@@ -92,6 +94,9 @@ def solve_qp(
         on_failure: ``"raise"``; ``"nan"`` marks failed elements and their gradients NaN; ``"closest"`` replaces b and h
             of infeasible elements by the nearest ones (least squares) that are feasible, and raises for the rest.
         init: a solution of a similar problem. If its active set is right one iteration is enough.
+        smoothing: μ > 0 gives the solution the derivative of the point on the central path with λᵢ sᵢ = μ, in the units
+            of the objective, instead of its own: smooth across changes of the active set, and not zero for linear
+            programs, but biased. The solution itself stays exact. See :mod:`.qp_smoothing`.
 
     Raises:
         ValueError: bad shapes, dtypes, NaN or infinite input.
@@ -99,6 +104,8 @@ def solve_qp(
             solution that is not unique.
     """
     check_option("on_failure", on_failure, ("raise", "nan", "closest"))
+    if not 0 <= smoothing < math.inf:
+        raise ValueError(f"smoothing must be at least 0 and finite, got {smoothing}")
     arguments = _complete(Q, p, A, b, G, h)
     _check(arguments)
     batch = torch.broadcast_shapes(*(t.shape[:-dims] for t, dims in zip(arguments, EVENT_DIMS, strict=True)))
@@ -113,14 +120,14 @@ def solve_qp(
         return _solve(start, data, init is not None, tolerance, max_iterations, on_failure)
 
     z, active, elastic, converged, iterations, residual = opaque(algorithm, kkt_residual, start, *data)
-    z = mark_failures(_attach(kkt_residual, solve_kkt, z, *data, active, elastic), converged, on_failure)
+    z = _attach(kkt_residual, solve_kkt, z, *data, active, elastic)
+    if smoothing > 0:
+        z = with_central_path_derivative(z, data, elastic, smoothing)
+    z = mark_failures(z, converged, "nan" if on_failure == "nan" else "raise")
     y, nu, lam = z.split((n, k, m), dim=-1)
     Q, p, _, _, G, h = data
-    value = 0.5 * (y * _mv(Q, y)).sum(-1) + (p * y).sum(-1)
-    return QPSolution(y, nu, lam, h + elastic * lam - _mv(G, y), value, converged, iterations, residual)
-
-
-EVENT_DIMS = (2, 1, 2, 1, 2, 1)
+    value = 0.5 * (y * batched_product(Q, y)).sum(-1) + (p * y).sum(-1)
+    return QPSolution(y, nu, lam, h + elastic * lam - batched_product(G, y), value, converged, iterations, residual)
 
 
 def kkt_residual(
@@ -136,9 +143,9 @@ def kkt_residual(
 ) -> Tensor:
     """Eq. (2) for z = (y, ν, λ), all with the same number of batch dimensions; elastic ``(*batch, 1)``."""
     y, nu, lam = z.split((p.shape[-1], b.shape[-1], h.shape[-1]), dim=-1)
-    stationarity = 0.5 * (_mv(Q, y) + _mv(Q.mT, y)) + p + _mv(A.mT, nu) + _mv(G.mT, lam)
-    inequality = torch.where(active, _mv(G, y) - torch.where(active, h, 0) - elastic * lam, -lam)
-    return torch.cat([stationarity, _mv(A, y) - b - elastic * nu, inequality], dim=-1)
+    stationarity = batched_product(0.5 * (Q + Q.mT), y) + p + batched_product(A.mT, nu) + batched_product(G.mT, lam)
+    inequality = torch.where(active, batched_product(G, y) - torch.where(active, h, 0) - elastic * lam, -lam)
+    return torch.cat([stationarity, batched_product(A, y) - b - elastic * nu, inequality], dim=-1)
 
 
 def solve_kkt(operator: LinearOperator, rhs: Tensor) -> Tensor:
@@ -158,69 +165,13 @@ def solve_kkt(operator: LinearOperator, rhs: Tensor) -> Tensor:
     return system.restore(step._replace(inequality=torch.where(active, step.inequality, lam)), rhs)
 
 
-class KKTSystem:
-    """A batch of systems (2) of :mod:`.qp_kkt`, and the way from a cotangent to their right-hand sides and back.
-
-    Batch dimensions that only the right-hand side has (a vmapped cotangent) become columns, which share the
-    factorisation. The arithmetic is in float64.
-    """
-
-    def __init__(self, data: Sequence[Tensor], elastic: Tensor, *batches: torch.Size):
-        dims = zip(data, EVENT_DIMS, strict=True)
-        self.batch = torch.broadcast_shapes(*batches, *(t.shape[:-d] for t, d in dims))
-        self.qp = _flatten(data, self.batch, elastic)
-        self.sizes = [t.shape[-2] for t in (self.qp.p, self.qp.b, self.qp.h)]
-
-    def column(self, v: Tensor) -> Tensor:
-        """``(*batch, m)`` as ``(N, m, 1)``."""
-        return v.expand(*self.batch, -1).reshape(self.batch.numel(), v.shape[-1], 1)
-
-    def columns(self, rhs: Tensor) -> Step:
-        order, extra = self._order(rhs)
-        columns = rhs.permute(order).reshape(self.batch.numel(), rhs.shape[-1], extra).double()
-        return Step(*columns.split(self.sizes, dim=1))
-
-    def restore(self, step: Step, rhs: Tensor) -> Tensor:
-        order, _ = self._order(rhs)
-        shape = [rhs.shape[i] for i in order]
-        return torch.cat(step, dim=1).to(rhs.dtype).reshape(shape).permute([order.index(i) for i in range(rhs.ndim)])
-
-    def solve(self, compliance: Tensor, included: Tensor, r: Step) -> Step:
-        """As :func:`.qp_kkt.solve_exactly`, on equilibrated data; raises where the system is singular."""
-        step, solved = _equilibrated(self.qp, compliance, included, r)
-        # An element already marked NaN stays NaN and is nobody's error.
-        failed = ~solved & torch.isfinite(torch.cat(r, dim=1)).all(2).all(1)
-        if failed.any():
-            raise SolverError(
-                "the solution of the quadratic program is not unique, or its active constraints are degenerate: the "
-                "derivative is not determined.",
-                failed_indices(failed.reshape(self.batch)),
-            )
-        return step
-
-    def _order(self, rhs: Tensor) -> tuple[list[int], int]:
-        """Dimensions of rhs as (batch, entries, columns), and the number of columns."""
-        extra = [i for i, size in enumerate(self.batch) if size == 1 and rhs.shape[i] > 1]
-        own = [i for i in range(len(self.batch)) if i not in extra]
-        return [*own, rhs.ndim - 1, *extra], math.prod(rhs.shape[i] for i in extra)
-
-
-def _equilibrated(qp: QP, compliance: Tensor, included: Tensor, r: Step) -> tuple[Step, Tensor]:
-    scaling = None if qp.elastic.any() else equilibrate(qp)
-    if scaling is None:
-        return solve_exactly(qp, compliance, included, r)
-    compliance = compliance * scaling.g.square() / scaling.c
-    step, solved = solve_exactly(scaling.apply(qp), compliance, included, scaling.apply_to_rows(r))
-    return scaling.undo_step(step), solved
-
-
 def _solve(
     start: Tensor, data: tuple[Tensor, ...], warm: bool, tolerance: float, max_iterations: int, on_failure: str
 ) -> tuple[Tensor, ...]:
     """Everything that happens outside the graph, on tensors with any number of batch dimensions, in float64."""
     batch = start.shape[:-1]
     N = batch.numel()
-    qp = _flatten(data, batch, start.new_zeros(*batch, 1))
+    qp = flatten(data, batch, start.new_zeros(*batch, 1))
     n, k, m = qp.Q.shape[-1], qp.A.shape[-2], qp.G.shape[-2]
     guess = Point(*start.double().reshape(N, n + k + 2 * m, 1).split((n, k, m, m), dim=1)) if warm else None
     point, error, iterations = _solve_flat(qp, N, guess, tolerance, max_iterations)
@@ -280,23 +231,6 @@ def _solve_scaled(qp: QP, size: int, tolerance: float, max_iterations: int) -> t
     return point, error, iterations
 
 
-def _flatten(data: Sequence[Tensor], batch: torch.Size, elastic: Tensor) -> QP:
-    """One batch dimension, 1 for what is shared by all; symmetric Q; rows with infinite h become 0ᵀy ≤ 1."""
-    flat = []
-    for t, dims in zip(data, EVENT_DIMS, strict=True):
-        event = t.shape[t.ndim - dims :]
-        shared = t.shape[: t.ndim - dims].numel() == 1
-        t = t.reshape(1, *event) if shared else t.expand(*batch, *event).reshape(batch.numel(), *event)
-        flat.append((t if dims == 2 else t.unsqueeze(-1)).double())
-    Q, p, A, b, G, h = flat
-    p = p.expand(batch.numel(), -1, -1)
-    free = torch.isinf(h)
-    if free.any():
-        G, h = torch.where(free, 0, G), torch.where(free, 1, h)
-    elastic = elastic.expand(*batch, 1).reshape(batch.numel(), 1, 1) if elastic.any() else p.new_zeros(1, 1, 1)
-    return QP(0.5 * (Q + Q.mT), p, A, b, G, h, elastic.double())
-
-
 def _complete(Q, p, A, b, G, h) -> tuple[Tensor, ...]:
     """The six arguments, with empty blocks for those that are absent."""
     check_floating("Q", Q)
@@ -340,10 +274,3 @@ def _align(t: Tensor, event_dims: int, batch_dims: int) -> Tensor:
     """All batch dimensions made explicit, with 1 where t is shared."""
     missing = batch_dims - (t.ndim - event_dims)
     return t.reshape(*(1,) * missing, *t.shape)
-
-
-def _mv(M: Tensor, v: Tensor) -> Tensor:
-    """M v for ``(*batch, k, n)`` and ``(*batch, n)`` with equally many dimensions; a shared M is one matrix product."""
-    if M.shape[:-2].numel() == 1:
-        return v @ M.reshape(M.shape[-2:]).mT
-    return (M * v.unsqueeze(-2)).sum(-1)  # its derivative in M is quicker than that of a batched product

@@ -65,7 +65,8 @@ class Complementarity:
     work: Tensor  # memory for N factorisations
 
     def select(self, keep: Tensor) -> Complementarity:
-        return Complementarity(*(take(t, keep) for t in (self.M, self.q, self.size)), self.work[: int(keep.sum())])
+        M, q, size = (take(t, keep) for t in (self.M, self.q, self.size))
+        return Complementarity(M, q, size, self.work[: len(q)])
 
     def factorise(self, on: Tensor | None, diagonal: Tensor) -> Tensor:
         """The Cholesky factor of M, of its rows and columns ``on`` if given, plus a diagonal; good until the next."""

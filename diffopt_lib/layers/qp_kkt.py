@@ -147,7 +147,7 @@ def solve_exactly(qp: QP, compliance: Tensor, included: Tensor, r: Step, rounds:
             equality=r.equality - mul(qp.A, step.y) + qp.elastic * step.equality,
             inequality=included * (r.inequality - mul(qp.G, step.y) + compliance * step.inequality),
         )
-        if (_size(left) <= 1e3 * torch.finfo(size.dtype).eps * size).all():
+        if (_size(left) <= 1e4 * torch.finfo(size.dtype).eps * size).all():
             break
         step = Step(*(a + d for a, d in zip(step, kkt.solve(left), strict=True)))
     return step, _size(left) <= 1e-6 * size

@@ -9,6 +9,7 @@ Source: Mehrotra 1992; Nocedal & Wright 2006, alg. 16.4.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,8 +18,8 @@ STEP_BACK = 0.99  # how much of the way to the boundary s, λ ≥ 0 a step may g
 
 
 def mehrotra_direction(
-    lam: Tensor, s: Tensor, direction: Callable[[Tensor], tuple[Tensor, ...]]
-) -> tuple[tuple[Tensor, ...], Tensor]:
+    lam: Tensor, s: Tensor, direction: Callable[[Tensor], tuple[Any, ...]]
+) -> tuple[tuple[Any, ...], Tensor]:
     """The corrector's direction and the length of its step ``(N, 1, 1)``, for λ, s > 0 ``(N, m, 1)``.
 
     ``direction(c)`` gives dλ and ds (and whatever else moves) of the Newton step that makes λ ds + s dλ = −c.

@@ -40,6 +40,9 @@ class Scaling:
     def undo_step(self, step: Step) -> Step:
         return Step(self.d * step.y, self.e * step.equality / self.c, self.g * step.inequality / self.c)
 
+    def scale(self, point: Point) -> Point:
+        return Point(point.y / self.d, point.nu * self.c / self.e, point.lam * self.c / self.g, point.s * self.g)
+
     def undo(self, point: Point) -> Point:
         return Point(self.d * point.y, self.e * point.nu / self.c, self.g * point.lam / self.c, point.s / self.g)
 

@@ -9,6 +9,9 @@ import torch
 
 from diffopt_lib import SolverError
 from diffopt_lib.layers import relu, solve_qp
+from diffopt_lib.layers.qp_dual import solve_dual
+from diffopt_lib.layers.qp_interior import interior_point, kkt_error
+from diffopt_lib.layers.qp_system import flatten
 
 DOUBLE = torch.float64
 
@@ -80,6 +83,107 @@ def test_float32_reaches_a_relative_residual_of_1e_4():
     exact = solve_qp(*(t.double() for t in data))
     assert solution.residual.max() <= 1e-4
     torch.testing.assert_close(solution.y.double(), exact.y, rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize(("batch", "n", "m", "k"), [(128, 10, 10, 5), (128, 20, 20, 0), (32, 50, 50, 10)])
+def test_float32_has_the_active_set_and_the_gradient_of_float64(batch, n, m, k):
+    data = random_qp((batch,), n, m, k, seed=17, dtype=torch.float32)
+
+    def gradients(data):
+        data = [t.requires_grad_() for t in data]
+        solution = solve_qp(*data)
+        return solution, torch.autograd.grad(solution.y.sum(), data)
+
+    single, found = gradients(data)
+    double, exact = gradients([t.detach().double() for t in data])
+    assert ((single.inequality_dual > single.slack) == (double.inequality_dual > double.slack)).all()
+    found, exact = (torch.cat([g.flatten(1) for g in gradients], dim=1) for gradients in (found, exact))
+    assert ((found - exact).abs().amax(1) <= 1e-4 * exact.abs().amax(1)).all()
+
+
+def on_flat_batch(data):
+    return flatten(data, data[1].shape[:-1], torch.zeros(*data[1].shape[:-1], 1, dtype=DOUBLE))
+
+
+@pytest.mark.parametrize(("n", "m", "k"), [(10, 10, 5), (20, 40, 0), (20, 15, 6)])
+def test_through_the_dual_and_directly_the_solution_is_the_same(n, m, k):
+    qp = on_flat_batch(random_qp((32,), n, m, k, seed=18))
+    through_dual, _ = solve_dual(qp, 50)
+    direct, error, _ = interior_point(qp, 32, 1e-9, 60)
+    assert error.max() <= 1e-9 and kkt_error(qp, through_dual).max() <= 1e-9
+    torch.testing.assert_close(through_dual.y, direct.y, rtol=1e-7, atol=1e-7)
+    torch.testing.assert_close(through_dual.lam, direct.lam, rtol=1e-6, atol=1e-6)
+
+
+def test_an_ill_conditioned_element_does_not_spoil_its_batch():
+    Q, p, A, b, G, h = random_qp((3,), 5, 6, 1, seed=19)
+    Q = Q.clone()
+    Q[1] = torch.diag(torch.tensor([1e-14, 1e-7, 1.0, 1.0, 1.0], dtype=DOUBLE))
+    box = torch.cat([G, torch.eye(5, dtype=DOUBLE).expand(3, 5, 5), -torch.eye(5, dtype=DOUBLE).expand(3, 5, 5)], -2)
+    bound = torch.cat([h, torch.full((3, 10), 10.0, dtype=DOUBLE)], -1)
+    solution = solve_qp(Q, p, A, b, box[:, :10], bound[:, :10])
+    assert solution.converged.all()
+    assert kkt_violation(solution, Q, p, A, b, box[:, :10], bound[:, :10]) <= 1e-7
+
+
+class TestSmoothing:
+    """The central path of min ½(y − x)² s.t. y ≥ 0 is y = (x + √(x² + 4μ))/2."""
+
+    @staticmethod
+    def project(x, **options):
+        one = torch.ones(1, 1, dtype=DOUBLE)
+        return solve_qp(one, -x.unsqueeze(-1), G=-one, h=torch.zeros(1, dtype=DOUBLE), **options).y.squeeze(-1)
+
+    x = torch.tensor([-1.0, 0.0, 1e-3, 0.1, 1.0], dtype=DOUBLE)
+
+    def test_the_solution_stays_exact_and_has_the_first_and_second_derivative_of_the_path(self):
+        ours, closed = self.x.clone().requires_grad_(), self.x.clone().requires_grad_()
+        y, path = self.project(ours, smoothing=1e-2), (closed + (closed**2 + 4e-2).sqrt()) / 2
+        torch.testing.assert_close(y, relu(self.x))
+        first, expected = (
+            torch.autograd.grad(f.sum(), x, create_graph=True)[0] for f, x in ((y, ours), (path, closed))
+        )
+        torch.testing.assert_close(first, expected)
+        second, expected = (torch.autograd.grad(g.sum(), x)[0] for g, x in ((first, ours), (expected, closed)))
+        torch.testing.assert_close(second, expected)
+
+    def test_forward_mode_and_vmap(self):
+        def slope(x):
+            return torch.func.jacfwd(lambda x: self.project(x, smoothing=1e-2))(x)
+
+        expected = 0.5 * (1 + self.x / (self.x**2 + 4e-2).sqrt())
+        torch.testing.assert_close(torch.func.vmap(slope)(self.x), expected)
+
+    def test_its_bias_is_of_the_order_of_mu(self):
+        data = tuple(t.requires_grad_() for t in random_qp((4,), 5, 6, 1, seed=20))
+        exact = torch.autograd.grad(solve_qp(*data).y.square().sum(), data)
+
+        def bias(mu):
+            smooth = torch.autograd.grad(solve_qp(*data, smoothing=mu).y.square().sum(), data)
+            return max((s - e).abs().max() / e.abs().max() for s, e in zip(smooth, exact, strict=True))
+
+        assert 50 < bias(1e-5) / bias(1e-7) < 200
+
+    def test_a_linear_program_gets_a_derivative_in_its_cost(self):
+        """min py s.t. −1 ≤ y ≤ 1 has y = −sign p; on its path p = μ/(1 + y) − μ/(1 − y)."""
+        p = torch.tensor([1.0], dtype=DOUBLE, requires_grad=True)
+        one, mu = torch.ones(1, 1, dtype=DOUBLE), 0.1
+        y = solve_qp(0 * one, p, G=torch.cat([one, -one]), h=torch.ones(2, dtype=DOUBLE), smoothing=mu).y
+        (slope,) = torch.autograd.grad(y.sum(), p)
+        on_path = mu - math.sqrt(mu**2 + 1)
+        assert y.item() == pytest.approx(-1)
+        expected = -1 / (mu / (1 + on_path) ** 2 + mu / (1 - on_path) ** 2)
+        assert slope.item() == pytest.approx(expected, rel=1e-8)
+
+    @pytest.mark.parametrize("smoothing", [-1.0, math.inf, math.nan])
+    def test_nonsense_is_refused(self, smoothing):
+        with pytest.raises(ValueError, match="smoothing"):
+            self.project(self.x, smoothing=smoothing)
+
+    def test_without_a_strictly_feasible_point_there_is_no_path(self):
+        one = torch.ones(1, 1, dtype=DOUBLE)
+        with pytest.raises(SolverError, match="strictly"):
+            solve_qp(one, one[0], G=torch.cat([one, -one]), h=torch.zeros(2, dtype=DOUBLE), smoothing=1e-2)
 
 
 class TestDerivatives:

@@ -1,0 +1,105 @@
+"""A smooth derivative for quadratic programs: that of a point on the central path.
+
+Where an inequality becomes active y* has a kink, and in a linear program the derivative with respect to p is zero until
+the solution jumps to another vertex. The points of the central path,
+
+    Qy + p + Aᵀν + Gᵀλ = 0,   Ay = b,   λᵢ (h − Gy)ᵢ = μ,   λ > 0                                     (1)
+
+are smooth functions of all the data for every μ > 0, and y_μ → y* as μ → 0. Their derivative averages over the kinks:
+near one it interpolates between the derivatives of the two sides, over a range of λᵢ and sᵢ of about √μ. It is not the
+derivative of y*, and away from kinks it is off by O(μ).
+
+Chapter: book/2_differentiable/04_quadratic_programs. Source: Jittorntrum 1984 for the path's derivative; used as a
+gradient by Tracy & Manchester, On the differentiability of the primal-dual interior-point method, 2024.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..implicit import _attach
+from ..linear import LinearOperator
+from ..opaque import opaque
+from ..solution import SolverError, failed_indices
+from .qp_interior import Point, residual
+from .qp_kkt import QP, Step, factorise, mul
+from .qp_path import STEP_BACK, step_length
+from .qp_scaling import equilibrate
+from .qp_system import KKTSystem, batched_product, flatten
+
+
+def with_central_path_derivative(z: Tensor, data: Sequence[Tensor], elastic: Tensor, smoothing: float) -> Tensor:
+    """The solution z = (y, ν, λ) ``(*batch, n + k + m)`` with the derivative of the point of the path for μ."""
+    mu = torch.full_like(elastic, smoothing)
+    (point,) = opaque(_central_point, central_path_residual, z.detach(), *data, elastic, mu)
+    point = _attach(central_path_residual, solve_central_path, point, *data, elastic, mu)
+    return z.detach() + (point - point.detach())
+
+
+def central_path_residual(
+    z: Tensor, Q: Tensor, p: Tensor, A: Tensor, b: Tensor, G: Tensor, h: Tensor, elastic: Tensor, mu: Tensor
+) -> Tensor:
+    """Eq. (1) for z = (y, ν, λ), all with the same number of batch dimensions; elastic and μ ``(*batch, 1)``."""
+    y, nu, lam = z.split((p.shape[-1], b.shape[-1], h.shape[-1]), dim=-1)
+    free = torch.isinf(h)
+    G, h = torch.where(free.unsqueeze(-1), 0, G), torch.where(free, 1, h)
+    stationarity = batched_product(0.5 * (Q + Q.mT), y) + p + batched_product(A.mT, nu) + batched_product(G.mT, lam)
+    slack = h + elastic * lam - batched_product(G, y)
+    return torch.cat([stationarity, batched_product(A, y) - b - elastic * nu, lam * slack - mu], dim=-1)
+
+
+def solve_central_path(operator: LinearOperator, rhs: Tensor) -> Tensor:
+    """D_z R w = rhs, or its transpose, for the residual (1): a system (2) of :mod:`.qp_kkt` with weights λ/s."""
+    z, *data, elastic, _mu = operator.parameters
+    system = KKTSystem(data, elastic, z.shape[:-1])
+    y, _, lam = system.column(z).double().split(system.sizes, dim=1)
+    slack = system.qp.h + system.qp.elastic * lam - mul(system.qp.G, y)
+    r = system.columns(rhs)
+    if not operator.transposed:
+        r = r._replace(inequality=-r.inequality / lam)
+    step = system.solve(slack / lam + system.qp.elastic, torch.ones_like(lam), r)
+    if operator.transposed:
+        step = step._replace(inequality=-step.inequality / lam)
+    return system.restore(step, rhs)
+
+
+def _central_point(_residual: object, z: Tensor, *parameters: Tensor) -> tuple[Tensor]:
+    """The point of the path for μ, from the solution z ``(*batch, n + k + m)``."""
+    *data, elastic, mu = parameters
+    batch = z.shape[:-1]
+    qp, mu = flatten(data, batch, elastic), mu.expand(*batch, 1).reshape(-1, 1, 1).double()
+    sizes = [v.shape[1] for v in (qp.p, qp.b, qp.h)]
+    y, nu, lam = z.double().reshape(batch.numel(), -1, 1).split(sizes, dim=1)
+    solution = Point(y, nu, lam, (qp.h + qp.elastic * lam - mul(qp.G, y)).clamp_min(0))
+    scaling = None if qp.elastic.any() else equilibrate(qp)
+    if scaling is None:
+        point = _walk(qp, solution, mu, batch)
+    else:
+        point = scaling.undo(_walk(scaling.apply(qp), scaling.scale(solution), scaling.c * mu, batch))
+    return (torch.cat([point.y, point.nu, point.lam], dim=1).reshape(z.shape).to(z.dtype),)
+
+
+def _walk(qp: QP, solution: Point, mu: Tensor, batch: torch.Size, max_iterations: int = 50) -> Point:
+    """Damped Newton steps on (1) from a solution; an element that is NaN stays so."""
+    d = solution.s - solution.lam
+    root = (d.square() + 4 * mu).sqrt()
+    point = Point(solution.y, solution.nu, (root - d) / 2, (root + d) / 2)  # sᵢ λᵢ = μ; the linear equations are off
+    for _ in range(max_iterations):
+        r = residual(qp, point)
+        gap = point.s * point.lam - mu
+        error = torch.cat([*r, gap / mu], dim=1).abs().amax((1, 2))
+        if (~(error > 1e-9)).all():
+            return point
+        kkt = factorise(qp, 1 / (point.s / point.lam + qp.elastic))
+        step = kkt.solve(Step(-r.dual, -r.equality, gap / point.lam - r.inequality))
+        ds = -(gap + point.s * step.inequality) / point.lam
+        alpha = step_length(point.lam, point.s, step.inequality, ds, STEP_BACK)
+        moved = (point.y + alpha * step.y, point.nu + alpha * step.equality, point.lam + alpha * step.inequality)
+        point = Point(*moved, point.s + alpha * ds)
+    raise SolverError(
+        "the central path was not found: no y satisfies the inequalities strictly. Solve with smoothing=0.",
+        failed_indices((error > 1e-9).reshape(batch)),
+    )
