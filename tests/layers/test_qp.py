@@ -2,6 +2,7 @@
 
 import math
 
+import classic_qps
 import cvxpy as cp
 import numpy as np
 import pytest
@@ -377,6 +378,14 @@ class TestHardData:
             y = cp.Variable(5)
             problem = cp.Problem(cp.Minimize(p[i].numpy() @ y), [G[i].numpy() @ y <= h[i].numpy()])
             np.testing.assert_allclose(s.value[i].item(), problem.solve(solver=cp.CLARABEL), rtol=1e-7)
+
+
+@pytest.mark.parametrize("problem", classic_qps.PROBLEMS, ids=lambda problem: problem.__name__)
+def test_classic_problems_reach_their_published_optima(problem):
+    *data, constant, optimum = problem()
+    solution = solve_qp(*data)
+    assert solution.value.item() + constant == pytest.approx(optimum, rel=1e-8, abs=1e-8)
+    assert solution.residual <= 1e-9
 
 
 @pytest.mark.data
