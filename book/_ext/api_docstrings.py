@@ -2,16 +2,20 @@
 
 They are written to be read in the source: equations stand in indented lines, and x*, |r| and ‖y‖ mean what they say.
 reStructuredText would read a quotation, an emphasis and a substitution there. So indented lines after a blank line
-become literal blocks, and its special characters are escaped outside of code.
+become literal blocks, and its special characters are escaped outside of code. Default values are shown as the source
+has them: evaluated, a folder would be one of the machine that built the page.
 """
 
 import re
 from typing import Any
 
 from sphinx.application import Sphinx
+from sphinx.config import Config
 
 CODE = re.compile(r"(``.+?``|:\w+(?::\w+)?:`[^`]+`|`[^`]+`_*)")
 SPECIAL = re.compile(r"([*|\\])|(?<=\w)_(?=\W|$)")
+# Sphinx does not take a signature with a default like `<factory>` apart, and leaves its marks in it.
+MODULE_MARK = re.compile(r"~(?:\w+\.)+")
 SECTION = re.compile(r"^(Args|Arguments|Attributes|Raises|Returns|Yields|Examples?):$")
 
 
@@ -42,6 +46,21 @@ def on_docstring(app: Sphinx, what: str, name: str, obj: Any, options: Any, line
     lines[:] = convert(lines)
 
 
+def on_signature(
+    app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str | None, returns: str | None
+) -> tuple[str | None, str | None]:
+    """Types without their modules, and defaults that a dataclass makes anew as dots."""
+    short = signature and MODULE_MARK.sub("", signature).replace("<factory>", "...")
+    return short, returns and MODULE_MARK.sub("", returns)
+
+
+def show_defaults_as_written(app: Sphinx, config: Config) -> None:
+    config.autodoc_preserve_defaults = True
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
+    # Before autodoc reads the setting, which it does at the same event.
+    app.connect("config-inited", show_defaults_as_written, priority=400)
     app.connect("autodoc-process-docstring", on_docstring, priority=400)
+    app.connect("autodoc-process-signature", on_signature)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

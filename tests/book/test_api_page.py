@@ -8,7 +8,7 @@ import pytest
 from chapters import ROOT
 
 sys.path.insert(0, str(ROOT / "book" / "_ext"))
-from api_docstrings import convert
+from api_docstrings import convert, on_signature
 
 PUBLIC = ["diffopt_lib", "diffopt_lib.layers", "diffopt_lib.widgets", "diffopt_lib.data", "diffopt_lib.experiments"]
 
@@ -42,3 +42,10 @@ def test_sections_stay_sections() -> None:
     assert convert(lines) == [
         *["Args:", r"    x: the \*context\*,", "        continued.", "", r"    y: z\_ and :func:`f_`."],
     ]
+
+
+def test_signatures_are_short() -> None:
+    signature = "(seed: int, folder: ~pathlib._local.Path = ROOT, found: dict[str, ~a.b.Record] = <factory>)"
+    shown = on_signature(None, "class", "Run", None, None, signature, "~torch.Tensor")
+    assert shown == ("(seed: int, folder: Path = ROOT, found: dict[str, Record] = ...)", "Tensor")
+    assert on_signature(None, "module", "m", None, None, None, None) == (None, None)
