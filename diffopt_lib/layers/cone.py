@@ -2,7 +2,7 @@
 
     min cᵀx  s.t.  Ax + s = b, s ∈ K;      dual:  max −bᵀy  s.t.  Aᵀy + c = 0, y ∈ K*                     (1)
 
-The solver follows a path to the solution (:mod:`.cone_path`) and polishes it on the residual map
+The solver is an interior point method (:mod:`.cone_interior`). Its result is polished on the residual map
 (:mod:`.cone_residual`),
 
     R(x, v) = (Aᵀy + c,  Ax + s − b) = 0,      y = Π_{K*}(v),  s = y − v                               (2)
@@ -30,7 +30,8 @@ from ..implicit import _attach
 from ..opaque import opaque
 from ..solution import SolverError, failed_indices, mark_failures
 from ..validate import check_finite, check_floating, check_option, check_same_kind
-from .cone_path import INFEASIBLE, SOLVED, STUCK, UNBOUNDED, follow
+from .cone_embedding import INFEASIBLE, SOLVED, STUCK, UNBOUNDED
+from .cone_interior import follow
 from .cone_program import Program, kkt_residual
 from .cone_residual import refine, residual_map, solve_derivative
 from .cone_scaling import Scaling, equilibrate

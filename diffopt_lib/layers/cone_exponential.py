@@ -1,4 +1,4 @@
-"""The exponential cone K = closure {(x, y, z): y > 0, y exp(x/y) ≤ z}: projection, its derivative, a barrier.
+"""The exponential cone K = closure {(x, y, z): y > 0, y exp(x/y) ≤ z}: projection and its derivative.
 
 The curved part of the boundary is made of the rays a (1·r, 1, eʳ), one for each slope r = x/y, and the normals there
 are the rays −b (−1, r − 1, e⁻ʳ) (the boundary of the dual cone). So p is the projection of v, and p − v its normal
@@ -18,7 +18,7 @@ What is not on the curved part is simple: v itself if it is in K, 0 if −v is i
 vₓ nor v_y is positive.
 
 Source: H. A. Friberg, Projection onto the exponential cone: a univariate root-finding problem, 2021; the special cases
-from Parikh & Boyd 2014, §6.3.4. The barrier is Nesterov & Nemirovski's.
+from Parikh & Boyd 2014, §6.3.4.
 """
 
 from __future__ import annotations
@@ -72,14 +72,6 @@ def exponential_jacobian(v: Tensor) -> Tensor:
     face = torch.stack([x < 0, y > 0, z > 0], dim=-1) & ~polar.unsqueeze(-1)
     flat = torch.diag_embed((face | inside.unsqueeze(-1)).to(v.dtype))
     return torch.where(curved[..., None, None], on_curve, flat).to(dtype)
-
-
-def projection_and_ratio(v: Tensor) -> tuple[Tensor, Tensor]:
-    """Π(v) ``(..., 3)`` and z/y = eʳ on the ray that v is projected onto, 1 where that is not on the curved part.
-    Without derivative."""
-    r, curved = _slope(v)
-    r = torch.where(curved, r, 0)
-    return torch.where(curved.unsqueeze(-1), _on_curve(r, v)[0], _flat(v)), r.exp()
 
 
 def in_exponential(v: Tensor) -> Tensor:

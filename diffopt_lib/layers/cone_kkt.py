@@ -23,8 +23,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .cone_central import LEAST, Slope
 from .cone_program import take
+from .cone_slope import LEAST, Slope
 from .cones import BlockDiagonal
 
 REGULARISATION = 1e-11

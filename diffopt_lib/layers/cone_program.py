@@ -45,7 +45,7 @@ def times(M: Tensor, v: Tensor) -> Tensor:
     """M v for M ``(B or 1, k, n)`` and v ``(B, n)``; a shared matrix costs one matrix product."""
     if M.shape[0] == 1:
         return v @ M[0].mT
-    return (M @ v.unsqueeze(-1)).squeeze(-1)
+    return (v.unsqueeze(-2) @ M.mT).squeeze(-2)  # batched BLAS takes a row several times faster than a column
 
 
 def dot(u: Tensor, v: Tensor) -> Tensor:

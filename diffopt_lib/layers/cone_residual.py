@@ -24,9 +24,9 @@ from torch import Tensor
 
 from ..linear import LinearOperator, condition_estimate
 from ..solution import SolverError, failed_indices
-from .cone_central import projection_slope
 from .cone_kkt import factorise
 from .cone_program import Program
+from .cone_slope import projection_slope
 from .cones import Cones, dual_projection_jacobian, project_rows
 
 REGULARISATION = 1e-9

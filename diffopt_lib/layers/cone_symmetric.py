@@ -13,10 +13,6 @@ derivative is a table of divided differences (Löwner 1934):
 which is also right when eigenvalues repeat, where differentiating the eigenvectors would divide by zero. A kink is
 where the denominator vanishes. There we take γᵢⱼ = 0, as ReLU does at 0.
 
-Instead of a projection, p and s with p − s = v can be any pair with common eigenvectors. If pᵢ sᵢ = μ for every i they
-are the *central pair* of v, smooth in v and interior to the cone, and (2) is its derivative unchanged; see
-:mod:`.cone_path`.
-
 Source: Parikh & Boyd 2014, §6.3; for (2), Sun & Sun, Semismooth matrix-valued functions, 2002, and Malick & Sendov
 2006.
 """
@@ -129,14 +125,25 @@ def project_semidefinite(v: Tensor) -> Tensor:
     return to_vector(_ProjectSemidefinite.apply(to_matrix(v)))
 
 
-def semidefinite_matrix(V: Tensor, gamma: Tensor) -> Tensor:
-    """H ↦ V (γ ∘ VᵀHV) Vᵀ as a matrix on vectors of triangles, for γ given as such a vector ``(..., k(k+1)/2)``."""
+def diagonal_places(k: int, device: torch.device) -> Tensor:
+    """Where the diagonal stands in a vector."""
+    row, column = lower_triangle(k, device)
+    return (row == column).nonzero().squeeze(-1)
+
+
+def congruence_matrix(V: Tensor) -> Tensor:
+    """H ↦ VHVᵀ as a matrix on vectors of triangles, ``(..., k(k+1)/2, k(k+1)/2)``."""
     row, column = lower_triangle(V.shape[-1], V.device)
     scale = 1 + (math.sqrt(0.5) - 1) * (row == column).to(V.dtype)
-    # Column (i, j) is the vector of the symmetric part of vᵢvⱼᵀ, made a unit vector: T is orthogonal.
+    # Column (i, j) is the vector of the symmetric part of vᵢvⱼᵀ, and of vᵢvᵢᵀ on the diagonal, times its place's unit.
     upper, lower = V[..., row, :], V[..., column, :]
     T = upper[..., row] * lower[..., column] + upper[..., column] * lower[..., row]
-    T = T * scale[:, None] * scale
+    return T * (scale[:, None] * scale)
+
+
+def semidefinite_matrix(V: Tensor, gamma: Tensor) -> Tensor:
+    """H ↦ V (γ ∘ VᵀHV) Vᵀ as a matrix on vectors of triangles, for γ given as such a vector ``(..., k(k+1)/2)``."""
+    T = congruence_matrix(V)  # orthogonal, because V is
     return (T * gamma.unsqueeze(-2)) @ T.mT
 
 
@@ -222,16 +229,3 @@ def share(p: Tensor, s: Tensor) -> Tensor:
     """γ = p / (p + s) of eq. (2), 0 where both are 0."""
     total = p + s
     return torch.where(total > 0, p / torch.where(total > 0, total, 1), 0)
-
-
-def odds(p: Tensor, s: Tensor, least: float) -> Tensor:
-    """γ / (1 − γ + least), without the cancellation in 1 − γ."""
-    total = p + s
-    return torch.where(total > 0, p / (s + least * torch.where(total > 0, total, 1)), 0)
-
-
-def central_pair(v: Tensor, mu: Tensor) -> Pair:
-    """The numbers p ≥ 0 and s ≥ 0 with p − s = v and p s = μ ≥ 0, both without cancellation."""
-    large = 0.5 * (v.abs() + torch.sqrt(v.square() + 4 * mu))
-    small = torch.where(large > 0, mu / torch.where(large > 0, large, 1), 0)
-    return torch.where(v > 0, large, small), torch.where(v > 0, small, large)

@@ -181,6 +181,20 @@ class BlockDiagonal:
             parts.append((matrix * rows if block.size == 1 else matrix @ rows).flatten(-3, -2))
         return torch.cat(parts, dim=-2) if parts else X
 
+    def times_vector(self, v: Tensor) -> Tensor:
+        """The product with v ``(*batch, m)``."""
+        parts = []
+        for block, matrix in zip(self.cones.blocks, self.matrices, strict=True):
+            rows = block.of(v)
+            product = matrix[..., 0] * rows if block.size == 1 else (rows.unsqueeze(-2) @ matrix.mT).squeeze(-2)
+            parts.append(product.flatten(-2))
+        return torch.cat(parts, dim=-1) if parts else v
+
+    @property
+    def mT(self) -> BlockDiagonal:
+        """The transposed matrix."""
+        return BlockDiagonal(self.cones, tuple(matrix.mT for matrix in self.matrices))
+
     def dense(self, like: Tensor) -> Tensor:
         """The whole matrix ``(*batch, m, m)``; ``like`` is a vector ``(*batch, m)`` of its kind."""
         out = like.new_zeros(*like.shape, like.shape[-1])

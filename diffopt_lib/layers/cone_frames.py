@@ -1,0 +1,251 @@
+"""Frames in which a slack s ∈ K and a multiplier y ∈ K* are the same vector: the scaling of interior point methods.
+
+A frame is a linear map G, one matrix for each cone, with
+
+    G s = G⁻ᵀ y = λ.                                                                               (1)
+
+In it, steps are d̃s = G ds and d̃y = G⁻ᵀ dy, and the inner product dsᵀdy is d̃sᵀd̃y. Complementarity, which is s y = μ for
+a nonnegative pair, becomes λ ∘ λ = μ e, and Newton's step for it d̃s + d̃y = −λ + λ⁻¹ ∘ (σμ e − d̃s ∘ d̃y), where the last
+term corrects for the curvature along a step that was predicted (Mehrotra 1992).
+
+For the self-dual cones this is the scaling of Nesterov and Todd, and ∘ the product of the cone: of numbers entry by
+entry, (u, v) ∘ (t, x) = (ut + vᵀx, ux + tv) for second-order cones, ½ (UV + VU) for matrices. For the exponential cone
+there is no such product. There GᵀG is the Hessian of the barrier, μ∇²F(s), brought to satisfy (1) and the same for the
+*shadows* of the pair, GᵀG s̄ = ȳ, by the quasi-Newton formula of Tunçel; and the correction is with the third derivative
+of F. Equalities have no slack, so their G ought to be infinite. It is merely large.
+
+Source: Nesterov & Todd 1997; for its formulas, Vandenberghe, The CVXOPT linear and quadratic cone program solvers,
+2010; for the exponential cone, Tunçel 2001 and Dahl & Andersen, A primal-dual interior-point algorithm for
+nonsymmetric exponential-cone optimization, 2022.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from . import cone_barrier as barrier
+from .cone_symmetric import congruence_matrix, diagonal_places, to_matrix, to_vector
+from .cones import Block, BlockDiagonal, Cones
+
+EQUALITY_SCALE = 1e4
+ON_PATH = 1e-6
+
+
+@dataclass(frozen=True)
+class Zero:
+    """Equalities: no slack, and a multiplier that may be anything."""
+
+    matrix: Tensor
+    point: Tensor
+
+    @classmethod
+    def at(cls, s: Tensor, y: Tensor) -> Zero:
+        return cls(torch.full_like(s, EQUALITY_SCALE).unsqueeze(-1), torch.zeros_like(s))
+
+    def centring(self, ds: Tensor, dy: Tensor, mu: Tensor) -> Tensor:
+        return torch.zeros_like(ds)
+
+    def shrinkage(self, d: Tensor) -> Tensor:
+        return d.new_zeros(*d.shape[:-2], 0)
+
+
+@dataclass(frozen=True)
+class Nonnegative:
+    """Numbers: λ = √(s y)."""
+
+    matrix: Tensor
+    point: Tensor
+
+    @classmethod
+    def at(cls, s: Tensor, y: Tensor) -> Nonnegative:
+        return cls((y / s).sqrt().unsqueeze(-1), (s * y).sqrt())
+
+    def centring(self, ds: Tensor, dy: Tensor, mu: Tensor) -> Tensor:
+        return (mu - ds * dy) / self.point
+
+    def shrinkage(self, d: Tensor) -> Tensor:
+        return (-d / self.point).squeeze(-1)
+
+
+@dataclass(frozen=True)
+class SecondOrder:
+    """Vectors (t, x) with the determinant t² − ‖x‖².
+
+    With s and y brought to determinant 1, the map of (1) is a Lorentz boost:
+
+        G = (det y / det s)^¼ [ u₀   −uᵀ              ]        (u₀, u) = (s₀ + y₀, s₁ − y₁) / (2γ),
+                              [ −u   I + uuᵀ/(1 + u₀) ],       γ = √((1 + sᵀy)/2)
+    """
+
+    matrix: Tensor
+    point: Tensor
+
+    @classmethod
+    def at(cls, s: Tensor, y: Tensor) -> SecondOrder:
+        both = torch.stack([s, y])
+        roots = _determinant(both).sqrt()
+        (s, y), (root_s, root_y) = both / roots, roots
+        gamma = ((1 + (s * y).sum(-1, keepdim=True)) / 2).sqrt()
+        s0, y0, s1, y1 = s[..., :1], y[..., :1], s[..., 1:], y[..., 1:]
+        point = torch.cat([gamma, ((gamma + y0) * s1 + (gamma + s0) * y1) / (s0 + y0 + 2 * gamma)], dim=-1)
+        u0, u = (s0 + y0) / (2 * gamma), (s1 - y1) / (2 * gamma)
+        inner = u.unsqueeze(-1) * (u / (1 + u0)).unsqueeze(-2)
+        inner.diagonal(dim1=-2, dim2=-1).add_(1)
+        lower = torch.cat([-u.unsqueeze(-1), inner], dim=-1)
+        matrix = torch.cat([torch.cat([u0, -u], dim=-1).unsqueeze(-2), lower], dim=-2)
+        return cls((root_y / root_s).sqrt().unsqueeze(-1) * matrix, (root_s * root_y).sqrt() * point)
+
+    def centring(self, ds: Tensor, dy: Tensor, mu: Tensor) -> Tensor:
+        t, x = self.point[..., :1], self.point[..., 1:]
+        v0 = mu - (ds * dy).sum(-1, keepdim=True)
+        v1 = -ds[..., :1] * dy[..., 1:] - dy[..., :1] * ds[..., 1:]
+        first = (t * v0 - (x * v1).sum(-1, keepdim=True)) / _determinant(self.point)
+        return torch.cat([first, (v1 - first * x) / t], dim=-1)
+
+    def shrinkage(self, d: Tensor) -> Tensor:
+        root = _determinant(self.point).sqrt()
+        point, d = self.point / root, d / root
+        d0, d1 = d[..., :1], d[..., 1:]
+        t, x = point[..., :1], point[..., 1:]
+        along = t * d0 - (x * d1).sum(-1, keepdim=True)
+        across = d1 - (along + d0) / (t + 1) * x
+        return torch.linalg.vector_norm(across, dim=-1) - along.squeeze(-1)
+
+
+@dataclass(frozen=True)
+class Semidefinite:
+    """Matrices, as vectors of triangles. G is D ↦ R⁻¹DR⁻ᵀ, and λ is diagonal.
+
+    With S = LLᵀ and LᵀYL = QMQᵀ it is λ = M^½ and R = LQM^−¼; then R⁻¹ = λ⁻¹RᵀY.
+    """
+
+    matrix: Tensor
+    point: Tensor
+    eigenvalues: Tensor
+
+    @classmethod
+    def at(cls, s: Tensor, y: Tensor) -> Semidefinite:
+        Y = to_matrix(y)
+        L, _ = torch.linalg.cholesky_ex(to_matrix(s))
+        M, Q = torch.linalg.eigh(_finite(L.mT @ Y @ L))
+        eigenvalues = M.clamp_min(torch.finfo(s.dtype).tiny).sqrt()
+        R = L @ Q / eigenvalues.sqrt().unsqueeze(-2)
+        point = torch.zeros_like(s)
+        point[..., diagonal_places(M.shape[-1], s.device)] = eigenvalues
+        return cls(congruence_matrix(R.mT @ Y / eigenvalues.unsqueeze(-1)), point, eigenvalues)
+
+    def centring(self, ds: Tensor, dy: Tensor, mu: Tensor) -> Tensor:
+        product = to_matrix(ds) @ to_matrix(dy)
+        product = product + product.mT
+        sums = self.eigenvalues.unsqueeze(-1) + self.eigenvalues.unsqueeze(-2)
+        result = -product / sums
+        result.diagonal(dim1=-2, dim2=-1).add_(mu / self.eigenvalues)
+        return to_vector(result)
+
+    def shrinkage(self, d: Tensor) -> Tensor:
+        root = self.eigenvalues.sqrt()
+        return -torch.linalg.eigvalsh(_finite(to_matrix(d) / root.unsqueeze(-1) / root.unsqueeze(-2)))[..., 0]
+
+
+@dataclass(frozen=True)
+class Exponential:
+    """Exponential cones. The rows of G are orthogonal in two ways, so that its inverse needs no factorisation.
+
+    With δs = s − μ s̄ and δy = y − μ ȳ, where s̄ and ȳ are the shadows of the pair, and H = μ∇²F(s), the rows of G are
+
+        y / √(sᵀy),    δy / √(δsᵀδy),    √t · (s × δs),      t = det H / det [s δs]ᵀH[s δs],
+
+    the last being what H has left orthogonal to s and s̄. On the path, where δs = 0, the other two directions are H's.
+    """
+
+    matrix: Tensor
+    point: Tensor
+    dual_matrix: Tensor
+    s: Tensor
+
+    @classmethod
+    def at(cls, s: Tensor, y: Tensor) -> Exponential:
+        gap = _dot(s, y)
+        mu = gap / 3
+        centre = -mu * barrier.gradient(s)  # = Hs, the y of the path for this s
+        ds, dy = s - mu * barrier.shadow(y), y - centre
+        length = _dot(ds, dy)
+        on_path = ~(length > ON_PATH * gap)
+        k = barrier.tangent(s)
+        ds = torch.where(on_path, k - _dot(y, k) / gap * s, ds)
+        H_ds, s_H_ds = mu * barrier.hessian_times(s, ds), _dot(centre, ds)
+        dy = torch.where(on_path, H_ds - s_H_ds / gap * y, dy)
+        length = torch.where(on_path, _dot(ds, dy), length)
+        root = (mu**3 * barrier.hessian_determinant(s) / (gap * _dot(ds, H_ds) - s_H_ds.square())).sqrt()
+        s_x_ds, y_x_dy = torch.linalg.cross(torch.stack([s, y]), torch.stack([ds, dy]))
+        matrix = torch.stack([y / gap.sqrt(), dy / length.sqrt(), root * s_x_ds], dim=-2)
+        dual_matrix = torch.stack([s / gap.sqrt(), ds / length.sqrt(), y_x_dy / (root * gap * length)], dim=-2)
+        return cls(matrix, torch.cat([gap.sqrt(), torch.zeros_like(s[..., 1:])], dim=-1), dual_matrix, s)
+
+    def centring(self, ds: Tensor, dy: Tensor, mu: Tensor) -> Tensor:
+        ds, dy = _times(self.dual_matrix.mT, ds), _times(self.matrix.mT, dy)
+        correction = 0.5 * barrier.third_derivative(self.s, ds, barrier.hessian_solve(self.s, dy))
+        return _times(self.dual_matrix, correction - mu * barrier.gradient(self.s))
+
+    def shrinkage(self, d: Tensor) -> Tensor:
+        return d.new_zeros(*d.shape[:-2], 0)
+
+
+Frame = Zero | Nonnegative | SecondOrder | Semidefinite | Exponential
+KINDS = {"zero": Zero, "nonneg": Nonnegative, "soc": SecondOrder, "psd": Semidefinite, "exp": Exponential}
+
+
+@dataclass(frozen=True)
+class Frames:
+    """The frames of all cones for a pair (s, y), and λ ``(B, m)``."""
+
+    cones: Cones
+    parts: tuple[Frame, ...]
+    matrix: BlockDiagonal
+    point: Tensor
+
+    @classmethod
+    def at(cls, s: Tensor, y: Tensor, cones: Cones) -> Frames:
+        parts = tuple(KINDS[block.kind].at(block.of(s), block.of(y)) for block in cones.blocks)
+        matrix = BlockDiagonal(cones, tuple(part.matrix for part in parts))
+        return cls(cones, parts, matrix, _join(s, *(part.point for part in parts)))
+
+    def centring(self, ds: Tensor, dy: Tensor, mu: Tensor) -> Tensor:
+        """λ⁻¹ ∘ (μe − ds ∘ dy) for steps in the frames ``(B, m)`` and μ ``(B, 1)``."""
+        mu = mu.unsqueeze(-1)
+        return _join(ds, *(part.centring(block.of(ds), block.of(dy), mu) for block, part in self._pairs()))
+
+    def shrinkage(self, ds: Tensor, dy: Tensor) -> Tensor:
+        """The smallest r ≥ 0 ``(B,)`` for which λ + αds and λ + αdy are in the self-dual cones for all α < 1/r."""
+        both = torch.stack([ds, dy])
+        rates = [part.shrinkage(block.of(both)) for block, part in self._pairs()]
+        return torch.cat([*rates, both.new_zeros(*both.shape[:-1], 1)], dim=-1).amax((0, -1))
+
+    def _pairs(self) -> Iterable[tuple[Block, Frame]]:
+        return zip(self.cones.blocks, self.parts, strict=True)
+
+
+def _join(like: Tensor, *parts: Tensor) -> Tensor:
+    return torch.cat([part.flatten(-2) for part in parts], dim=-1) if parts else like
+
+
+def _determinant(v: Tensor) -> Tensor:
+    norm = torch.linalg.vector_norm(v[..., 1:], dim=-1, keepdim=True)
+    return (v[..., :1] - norm) * (v[..., :1] + norm)
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return (a * b).sum(-1, keepdim=True)
+
+
+def _times(M: Tensor, v: Tensor) -> Tensor:
+    return (M * v.unsqueeze(-2)).sum(-1)
+
+
+def _finite(M: Tensor) -> Tensor:
+    """M with zeros for what is not a number, because eigenvalue routines raise."""
+    return torch.nan_to_num(M, 0.0, 0.0, 0.0)

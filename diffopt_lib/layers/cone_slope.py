@@ -1,0 +1,74 @@
+"""How the projection onto the dual cone moves: its derivative, in the two forms that Newton's equations need.
+
+The pair y = Π_{K*}(v), s = y − v has dy = D dv and ds = (D − I) dv, where D has eigenvalues between 0 and 1. Seen from
+s, dy = −W ds with W = D (I − D)⁻¹. Where an eigenvalue of D is 1, s does not move and W is infinite; with I − D + εI in
+the place of I − D it is merely large.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .cone_exponential import exponential_jacobian
+from .cone_symmetric import (
+    second_order_frame,
+    second_order_matrix,
+    second_order_sums,
+    semidefinite_matrix,
+    semidefinite_sums,
+    share,
+    to_matrix,
+)
+from .cones import Block, BlockDiagonal, Cones
+
+LEAST = 1e-8  # ε
+
+
+class Slope(NamedTuple):
+    """D and W = D (I − D + εI)⁻¹, block-diagonal."""
+
+    D: BlockDiagonal
+    W: BlockDiagonal
+
+
+def projection_slope(v: Tensor, cones: Cones) -> Slope:
+    """The slope at v ``(*batch, m)``."""
+    parts = [_block_slope(block, block.of(v)) for block in cones.blocks]
+    D, W = zip(*parts, strict=True) if parts else ((), ())
+    return Slope(BlockDiagonal(cones, D), BlockDiagonal(cones, W))
+
+
+def _block_slope(block: Block, v: Tensor) -> tuple[Tensor, Tensor]:
+    if block.kind == "zero":
+        one = torch.ones_like(v).unsqueeze(-1)
+        return one, one / LEAST
+    if block.kind == "nonneg":
+        p, s = _parts(v)
+        return share(p, s).unsqueeze(-1), odds(p, s).unsqueeze(-1)
+    if block.kind == "soc":
+        eigenvalues, frame = second_order_frame(v)
+        p, s = _parts(eigenvalues)
+        sums = second_order_sums(p, s)
+        D = second_order_matrix(frame, share(p, s), share(*sums))
+        return D, second_order_matrix(frame, odds(p, s), odds(*sums))
+    if block.kind == "psd":
+        eigenvalues, V = torch.linalg.eigh(to_matrix(v))
+        sums = semidefinite_sums(*_parts(eigenvalues))
+        return semidefinite_matrix(V, share(*sums)), semidefinite_matrix(V, odds(*sums))
+    identity = torch.eye(3, dtype=v.dtype, device=v.device)
+    D = identity - exponential_jacobian(-v)
+    return D, D @ torch.linalg.inv((1 + LEAST) * identity - D)
+
+
+def _parts(v: Tensor) -> tuple[Tensor, Tensor]:
+    """The positive and the negative part."""
+    return torch.relu(v), torch.relu(-v)
+
+
+def odds(p: Tensor, s: Tensor) -> Tensor:
+    """γ / (1 − γ + ε) for γ = p / (p + s), without the cancellation in 1 − γ."""
+    total = p + s
+    return torch.where(total > 0, p / (s + LEAST * torch.where(total > 0, total, 1)), 0)
