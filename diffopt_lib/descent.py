@@ -19,6 +19,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from .linear import solve
 from .objective import Objective
 
 Memory = tuple[Tensor, ...]
@@ -59,7 +60,7 @@ class Newton:
         return y + t.unsqueeze(-1) * d, (radius,), predicted
 
     def direction(self, objective, y, g, memory):
-        return -torch.linalg.solve(objective.hessian(y), g.unsqueeze(-1)).squeeze(-1)
+        return -solve(objective.hessian(y), g)
 
     def is_minimum(self, objective, y):
         """No negative curvature: a saddle or a maximum is not where to stop."""
@@ -137,7 +138,7 @@ def _newton_direction(H: Tensor, g: Tensor, radius: Tensor, indefinite: Tensor) 
         escape = escape.masked_scatter(indefinite.unsqueeze(-1), direction)
     identity = torch.eye(g.shape[-1], dtype=g.dtype, device=g.device)
     shifted = H + mu[:, None, None] * identity
-    return escape - torch.linalg.solve_ex(shifted, g.unsqueeze(-1))[0].squeeze(-1)
+    return escape - solve(shifted, g)
 
 
 def _trust_region(H: Tensor, g: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:

@@ -53,7 +53,7 @@ def dense_solve(operator: LinearOperator, b: Tensor) -> Tensor:
     """LU factorisation of the dense matrices; raises :class:`SolverError` for those that are numerically singular."""
     A = operator.dense(b)
     wanted = torch.isfinite(b).all(-1)  # an element already marked NaN stays NaN and is nobody's error
-    LU, pivots, info = torch.linalg.lu_factor_ex(A)
+    LU, pivots, info = lu_factor(A)
     condition = condition_estimate(A, LU, pivots)
     singular = wanted & ((info > 0) | ~(condition < _largest_condition(b)))
     if singular.any():
@@ -64,6 +64,32 @@ def dense_solve(operator: LinearOperator, b: Tensor) -> Tensor:
             failed_indices(singular),
         )
     return torch.linalg.lu_solve(LU, pivots, b.unsqueeze(-1)).squeeze(-1)
+
+
+def lu_factor(A: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """LU factors ``(*batch, n, n)``, pivots and info, as ``torch.linalg.lu_factor_ex`` has them."""
+    if not _one_at_a_time(A):
+        return torch.linalg.lu_factor_ex(A)
+    parts = zip(*(torch.linalg.lu_factor_ex(matrix) for matrix in A.flatten(0, -3)), strict=True)
+    LU, pivots, info = (torch.stack(part).unflatten(0, A.shape[:-2]) for part in parts)
+    return LU, pivots, info
+
+
+def solve(A: Tensor, b: Tensor) -> Tensor:
+    """A⁻¹ b for A ``(k, n, n)`` and b ``(k, n)``, as ``torch.linalg.solve_ex`` has it: no error if A is singular."""
+    b = b.unsqueeze(-1)
+    if not _one_at_a_time(A):
+        return torch.linalg.solve_ex(A, b)[0].squeeze(-1)
+    return torch.stack([torch.linalg.solve_ex(*pair)[0].squeeze(-1) for pair in zip(A, b, strict=True)])
+
+
+def _one_at_a_time(A: Tensor) -> bool:
+    """Whether torch's batched LU factorisation can't be trusted with A.
+
+    On a CPU with several threads torch 2.13 gives wrong factors, or none at all, for a batch of matrices beyond n = 128
+    (pytorch issue 142815: its own threads meet those of MKL).
+    """
+    return A.device.type == "cpu" and A.shape[-1] > 128 and A.shape[:-2].numel() > 1
 
 
 def least_norm_solve(operator: LinearOperator, b: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ import scipy.sparse.linalg
 import torch
 
 from diffopt_lib import SolverError
-from diffopt_lib.linear import LinearOperator, cg, condition_estimate, dense_solve, gmres, least_norm_solve
+from diffopt_lib.linear import LinearOperator, cg, condition_estimate, dense_solve, gmres, least_norm_solve, solve
 
 
 def operator_of(A):
@@ -102,3 +102,23 @@ def test_float32_reaches_its_own_tolerance(spd, rhs):
         x = solve(operator_of(A), b)
         assert x.dtype == torch.float32
         torch.testing.assert_close(operator_of(A).matvec(x), b, rtol=1e-3, atol=1e-3)
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("batch", [(2,), (2, 2)])
+def test_batches_of_large_systems_are_right_with_several_threads(batch, generator, two_threads):
+    """torch's own batched factorisation is not (pytorch issue 142815)."""
+    A = torch.randn(*batch, 160, 160, dtype=torch.float64, generator=generator) + 20 * torch.eye(160)
+    b = torch.randn(*batch, 160, dtype=torch.float64, generator=generator)
+    x = dense_solve(operator_of(A), b)
+    torch.testing.assert_close((A @ x.unsqueeze(-1)).squeeze(-1), b)
+    A, b = A.flatten(0, -3).requires_grad_(), b.flatten(0, -2)
+    torch.testing.assert_close((A @ solve(A, b).unsqueeze(-1)).squeeze(-1), b)
+    assert torch.isfinite(torch.autograd.grad(solve(A, b).sum(), A)[0]).all()
