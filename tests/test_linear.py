@@ -4,8 +4,8 @@ import pytest
 import scipy.sparse.linalg
 import torch
 
-from diffopt_lib import SolverError
-from diffopt_lib.linear import LinearOperator, cg, condition_estimate, dense_solve, gmres, least_norm_solve, solve
+from diffopt_lib import SolverError, linear
+from diffopt_lib.linear import LinearOperator, cg, condition_estimate, dense_solve, gmres, least_norm_solve
 
 
 def operator_of(A):
@@ -120,5 +120,5 @@ def test_batches_of_large_systems_are_right_with_several_threads(batch, generato
     x = dense_solve(operator_of(A), b)
     torch.testing.assert_close((A @ x.unsqueeze(-1)).squeeze(-1), b)
     A, b = A.flatten(0, -3).requires_grad_(), b.flatten(0, -2)
-    torch.testing.assert_close((A @ solve(A, b).unsqueeze(-1)).squeeze(-1), b)
-    assert torch.isfinite(torch.autograd.grad(solve(A, b).sum(), A)[0]).all()
+    torch.testing.assert_close((A @ linear.solve(A, b).unsqueeze(-1)).squeeze(-1), b)
+    assert torch.isfinite(torch.autograd.grad(linear.solve(A, b).sum(), A)[0]).all()
