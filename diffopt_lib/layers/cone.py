@@ -122,13 +122,13 @@ def solve_cone(
         return _solve(start, c, A, b, cones, init is not None, tolerance, max_iterations, on_failure)
 
     residual_of = partial(_residual, cones)
-    z, gap, status, iterations, residual, infeasible_because, unbounded_because = opaque(
+    z, near, gap, status, iterations, residual, infeasible_because, unbounded_because = opaque(
         algorithm, residual_of, start, c, A, b
     )
     converged = status == SOLVED
     z = _attach(residual_of, partial(solve_derivative, cones=cones, singular=singular), z, c, A, b)
     x, v = z.split((n, m), dim=-1)
-    y = v + project_rows(-v, cones) + gap
+    y = v + project_rows(-v, cones, near) + gap
     x, y, s = (mark_failures(t, converged, on_failure).to(dtype) for t in (x, y, y - v))
     return ConeSolution(
         x,
@@ -163,7 +163,7 @@ def _solve(
 ) -> tuple[Tensor, ...]:
     """The algorithm on plain tensors with aligned batch dimensions.
 
-    Returns z = (x, v), what the dual variables are away from the projection of v (0 after polishing), the status, the
+    Returns z = (x, v), the slack s and what it is away from the projection of −v (0 after polishing), the status, the
     iterations, the residual, and the two certificates.
     """
     batch, (m, n) = start.shape[:-1], A.shape[-2:]
@@ -196,8 +196,8 @@ def _solve(
     solved = (status == SOLVED)[:, None]
     x, y, s = (torch.where(solved, t, 0) for t in (x, y, s))
     v = y - s
-    gap = y - v - project_rows(-v, cones)
-    results = (torch.cat([x, v], -1), gap, status, iterations, residual, infeasible_because, unbounded_because)
+    gap = s - project_rows(-v, cones, s)
+    results = (torch.cat([x, v], -1), s, gap, status, iterations, residual, infeasible_because, unbounded_because)
     return tuple(t.reshape(batch + t.shape[1:]) for t in results)
 
 
@@ -206,10 +206,8 @@ def _polish(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(x, y, s) refined on the residual map of the scaled program, where that makes the optimality conditions hold
     better, and the Newton steps that it took."""
-    x_hat, y_hat, s_hat = scaling.scale(x, y, s)
-    x_hat, v_hat, steps = refine(scaled, x_hat, y_hat - s_hat, cones)
-    y_hat = v_hat + project_rows(-v_hat, cones)
-    refined = scaling.unscale(x_hat, y_hat, y_hat - v_hat)
+    *refined, steps = refine(scaled, *scaling.scale(x, y, s), cones)
+    refined = scaling.unscale(*refined)
     better = (kkt_residual(program, *refined) <= kkt_residual(program, x, y, s))[:, None]
     x, y, s = (torch.where(better, new, old) for new, old in zip(refined, (x, y, s), strict=True))
     return x, y, s, steps

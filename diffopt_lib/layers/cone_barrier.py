@@ -15,6 +15,8 @@ Source: Nesterov & Nemirovski 1994 for the barrier; for (2), Serrano, Algorithms
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -26,70 +28,76 @@ def height(s: Tensor) -> Tensor:
     """A number ``(...)`` that is positive exactly where s ``(..., 3)`` is in the interior of K; it is ψ/y."""
     x, y, z = s.unbind(-1)
     inside = (y > 0) & (z > 0)
-    y = torch.where(inside, y, 1)
-    return torch.where(inside, torch.log(torch.where(inside, z, 1) / y) - x / y, -1)
+    return torch.where(inside, torch.log(z / y) - x / y, -1)
 
 
 def dual_height(y: Tensor) -> Tensor:
     """The same for K*: the right-hand side of (2)."""
     minus_u, v, w = y.unbind(-1)
     inside = (minus_u < 0) & (w > 0)
-    u = torch.where(inside, -minus_u, 1)
-    return torch.where(inside, torch.log(torch.where(inside, w, 1) / u) + v / u + 1, -1)
+    return torch.where(inside, torch.log(-w / minus_u) - v / minus_u + 1, -1)
 
 
-def gradient(s: Tensor) -> Tensor:
-    """∇F(s) ``(..., 3)`` for s in the interior."""
-    _, y, z = s.unbind(-1)
-    psi, of_psi = _psi(s)
-    return torch.stack([torch.zeros_like(y), -1 / y, -1 / z], dim=-1) - of_psi / psi.unsqueeze(-1)
+@dataclass(frozen=True)
+class Barrier:
+    """The derivatives of F at s ``(..., 3)`` in the interior. With g = ∇ψ and ∇²ψ = −y h hᵀ they are
 
+        ∇F = −g/ψ − (0, 1/y, 1/z),      ∇²F = ggᵀ/ψ² + (y/ψ) hhᵀ + diag(0, 1/y², 1/z²).                    (3)
 
-def hessian_times(s: Tensor, k: Tensor) -> Tensor:
-    """∇²F(s) k ``(..., 3)``."""
-    psi, g = _psi(s)
-    psi, bend = psi.unsqueeze(-1), _bend(s)
-    result = g * (_dot(g, k) / psi.square()) + bend * (_dot(bend, k) * s[..., 1:2] / psi)
-    result[..., 1:] += k[..., 1:] / s[..., 1:].square()
-    return result
+    Attributes:
+        y, psi: ``(..., 1)``.
+        g, h: ``(..., 3)``.
+        inverse: (0, 1/y, 1/z), ``(..., 3)``.
+    """
 
+    y: Tensor
+    psi: Tensor
+    g: Tensor
+    h: Tensor
+    inverse: Tensor
 
-def tangent(s: Tensor) -> Tensor:
-    """A vector k ``(..., 3)`` with ∇ψᵀk = 0 that is not a multiple of s."""
-    log_ratio = torch.log(s[..., 2] / s[..., 1])
-    return torch.stack([log_ratio - 1, torch.ones_like(log_ratio), torch.zeros_like(log_ratio)], dim=-1)
+    @classmethod
+    def at(cls, s: Tensor) -> Barrier:
+        x, y, z = s.unsqueeze(-1).unbind(-2)
+        log_ratio, zero = torch.log(z / y), torch.zeros_like(x)
+        g = torch.cat([zero - 1, log_ratio - 1, y / z], dim=-1)
+        inverse = torch.cat([zero, 1 / y, 1 / z], dim=-1)
+        return cls(y, y * log_ratio - x, g, inverse * inverse.new_tensor([0.0, 1.0, -1.0]), inverse)
 
+    def gradient(self) -> Tensor:
+        """∇F ``(..., 3)``."""
+        return -self.g / self.psi - self.inverse
 
-def hessian_determinant(s: Tensor) -> Tensor:
-    """det ∇²F(s) ``(..., 1)``."""
-    psi = _psi(s)[0].unsqueeze(-1)
-    y, z = s[..., 1:2], s[..., 2:]
-    return (1 + 2 * y / psi) / (psi * y * z).square()
+    def hessian_times(self, k: Tensor) -> Tensor:
+        """∇²F k ``(..., 3)``."""
+        along_g, along_h = _dot(self.g, k) / self.psi.square(), _dot(self.h, k) * (self.y / self.psi)
+        return self.g * along_g + self.h * along_h + self.inverse.square() * k
 
+    def hessian_solve(self, r: Tensor) -> Tensor:
+        """k = ∇²F⁻¹ r ``(..., 3)``: x is in one of the rank-one terms only, and the rest is diagonal plus rank one."""
+        g, h, scale = self.g[..., 1:], self.h[..., 1:], self.inverse[..., 1:] ** -2
+        right = r[..., 1:] + g * r[..., :1]
+        k = scale * (right - h * (_dot(h, scale * right) * self.y / (self.psi + 2 * self.y)))
+        return torch.cat([_dot(g, k) + self.psi.square() * r[..., :1], k], dim=-1)
 
-def hessian_solve(s: Tensor, r: Tensor) -> Tensor:
-    """k = ∇²F(s)⁻¹ r ``(..., 3)``: x is in one of the rank-one terms only, and the rest is diagonal plus rank one."""
-    psi, g = _psi(s)
-    psi, bend, squared = psi.unsqueeze(-1), _bend(s)[..., 1:], s[..., 1:].square()
-    right = r[..., 1:] + g[..., 1:] * r[..., :1]
-    share = s[..., 1:2] * _dot(bend, squared * right) / (psi + 2 * s[..., 1:2])
-    k = squared * (right - share * bend)
-    return torch.cat([_dot(g[..., 1:], k) + psi.square() * r[..., :1], k], dim=-1)
+    def hessian_determinant(self) -> Tensor:
+        """det ∇²F ``(..., 1)``."""
+        yz = self.inverse[..., 1:].prod(-1, keepdim=True)
+        return (1 + 2 * self.y / self.psi) * (yz / self.psi).square()
 
+    def third_derivative(self, a: Tensor, b: Tensor) -> Tensor:
+        """∇³F[a, b] ``(..., 3)``: (3) for a, differentiated along b."""
+        g_a, g_b, h_a, h_b = (_dot(u, v) / self.psi for u, v in ((self.g, a), (self.g, b), (self.h, a), (self.h, b)))
+        turn = -self.h * self.inverse * b  # of h, along b
+        bend = -self.y * self.psi * (h_b * self.h)  # of g
+        of_g = -2 * g_a * g_b * self.g + (g_a * bend + _dot(bend, a) / self.psi * self.g)
+        of_h = (b[..., 1:2] - self.y * g_b) * h_a * self.h + self.y * (_dot(turn, a) / self.psi * self.h + h_a * turn)
+        return of_g / self.psi + of_h - 2 * self.inverse**3 * a * b
 
-def third_derivative(s: Tensor, h: Tensor, k: Tensor) -> Tensor:
-    """∇³F(s)[h, k] ``(..., 3)``."""
-    y = s[..., 1:2]
-    psi, g = _psi(s)
-    psi, bend = psi.unsqueeze(-1), _bend(s)
-    g_h, g_k, bend_h, bend_k = (_dot(a, b) for a, b in ((g, h), (g, k), (bend, h), (bend, k)))
-    # ∇²ψ = −y · bend bendᵀ, and along k bend changes by turn.
-    turn = k * torch.stack([torch.zeros_like(psi[..., 0]), -(s[..., 1] ** -2), s[..., 2] ** -2], dim=-1)
-    third = -(k[..., 1:2] * bend_h + y * _dot(turn, h)) * bend - y * bend_h * turn
-    result = -2 * g_h * g_k * g / psi**3 - third / psi
-    result = result - y * ((g_h * bend_k + g_k * bend_h) * bend + bend_h * bend_k * g) / psi.square()
-    result[..., 1:] -= 2 * h[..., 1:] * k[..., 1:] / s[..., 1:] ** 3
-    return result
+    def tangent(self) -> Tensor:
+        """A vector k ``(..., 3)`` with gᵀk = 0 that is not a multiple of s."""
+        one = torch.ones_like(self.y)
+        return torch.cat([self.g[..., 1:2], one, torch.zeros_like(one)], dim=-1)
 
 
 def shadow(y: Tensor) -> Tensor:
@@ -102,19 +110,6 @@ def shadow(y: Tensor) -> Tensor:
     second = 1 / (u * delta)
     log_ratio = torch.log1p(delta) + torch.log(u / w)
     return torch.stack([second * log_ratio - 1 / u, second, (1 + u * second) / w], dim=-1)
-
-
-def _psi(s: Tensor) -> tuple[Tensor, Tensor]:
-    """ψ and its gradient."""
-    x, y, z = s.unbind(-1)
-    log_ratio = torch.log(z / y)
-    return y * log_ratio - x, torch.stack([-torch.ones_like(x), log_ratio - 1, y / z], dim=-1)
-
-
-def _bend(s: Tensor) -> Tensor:
-    """∇²ψ = −y · bend bendᵀ."""
-    _, y, z = s.unbind(-1)
-    return torch.stack([torch.zeros_like(y), 1 / y, -1 / z], dim=-1)
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

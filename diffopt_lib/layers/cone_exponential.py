@@ -32,14 +32,15 @@ from ..opaque import opaque
 LARGEST_SLOPE = 300.0
 
 
-def project_exponential(v: Tensor) -> Tensor:
-    """Projection of v ``(..., 3)``; differentiable three times away from the kinks.
+def project_exponential(v: Tensor, near: Tensor | None = None) -> Tensor:
+    """Projection of v ``(..., 3)``; differentiable three times away from the kinks. ``near`` is a guess, which only
+    saves time.
 
     Two Newton steps on (3), taken from a root that counts as a constant, are a function of v that agrees with the root
     to fourth order, so differentiating the steps differentiates the root.
     """
     dtype, v = v.dtype, v.double()
-    r, curved = opaque(lambda _, v: _slope(v), torch.zeros_like, v)
+    r, curved = opaque(lambda _, *known: _slope(*known), torch.zeros_like, v, *([] if near is None else [near]))
     harmless = torch.tensor([0.0, 1.0, 0.0], dtype=v.dtype, device=v.device)  # keeps NaN out of the unused branch
     w = torch.where(curved.unsqueeze(-1), v, harmless)
     for _ in range(2):
@@ -50,15 +51,19 @@ def project_exponential(v: Tensor) -> Tensor:
 
 
 def exponential_jacobian(v: Tensor) -> Tensor:
-    """DΠ(v), ``(..., 3, 3)``, for the exponential cone.
+    """DΠ(v), ``(..., 3, 3)``, for the exponential cone."""
+    return exponential_pair(v.double(), None)[1].to(v.dtype)
+
+
+def exponential_pair(v: Tensor, near: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Π(v) and DΠ(v), for v in float64 and perhaps a guess at Π(v).
 
     On the curved part it has eigenvalue 1 along the ray, 0 along the normal, and 1 / (1 + distance · curvature) along
     the direction orthogonal to both. For the surface y exp(x/y) = z that is a / (a + b (tₓ − r t_y)²).
     """
-    dtype, v = v.dtype, v.double()
-    r, curved = _slope(v)
+    r, curved = _slope(v, near)
     r = torch.where(curved, r, 0)
-    _, a, b = _on_curve(r, v)
+    p, a, b = _on_curve(r, v)
     one, up, down = torch.ones_like(r), r.clamp_max(0).exp(), (-r).clamp_max(0).exp()
     ray = _unit(torch.stack([r * down, down, up], dim=-1))
     normal = _unit(torch.stack([-up, (r - 1) * up, down], dim=-1))
@@ -71,7 +76,8 @@ def exponential_jacobian(v: Tensor) -> Tensor:
     x, y, z = v.unbind(-1)
     face = torch.stack([x < 0, y > 0, z > 0], dim=-1) & ~polar.unsqueeze(-1)
     flat = torch.diag_embed((face | inside.unsqueeze(-1)).to(v.dtype))
-    return torch.where(curved[..., None, None], on_curve, flat).to(dtype)
+    p = torch.where(curved.unsqueeze(-1), p, _flat(v))
+    return p, torch.where(curved[..., None, None], on_curve, flat)
 
 
 def in_exponential(v: Tensor) -> Tensor:
@@ -124,7 +130,7 @@ def _equation(r: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def _slope(v: Tensor) -> tuple[Tensor, Tensor]:
+def _slope(v: Tensor, near: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The root r of (3), and whether the projection is on the curved part at all; where it is not, r means nothing."""
     x, y, _ = v.unbind(-1)
     limit = torch.full_like(x, LARGEST_SLOPE)
@@ -135,6 +141,9 @@ def _slope(v: Tensor) -> tuple[Tensor, Tensor]:
     curved = ((x > 0) | (y > 0)) & ~in_exponential(v) & ~in_exponential_dual(-v) & (low < high)
     # Roots crowd at the finite end of a long bracket.
     r = torch.where(high == limit, low + 1, torch.where(low == -limit, high - 1, 0.5 * (low + high)))
+    if near is not None:
+        guess = near[..., 0] / near[..., 1]
+        r = torch.where((guess > low) & (guess < high), guess, r)
     r = torch.where(curved, r.clamp(-LARGEST_SLOPE, LARGEST_SLOPE), 0)
     for _ in range(100):
         value, slope = _equation(r, v)

@@ -27,12 +27,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from . import cone_barrier as barrier
-from .cone_symmetric import congruence_matrix, diagonal_places, to_matrix, to_vector
+from .cone_barrier import Barrier, shadow
+from .cone_symmetric import Pair, congruence_matrix, diagonal_places, to_matrix, to_vector
 from .cones import Block, BlockDiagonal, Cones
 
 EQUALITY_SCALE = 1e4
-ON_PATH = 1e-6
+NEAR_PATH = 1e-6
 
 
 @dataclass(frozen=True)
@@ -159,40 +159,48 @@ class Exponential:
 
         y / √(sᵀy),    δy / √(δsᵀδy),    √t · (s × δs),      t = det H / det [s δs]ᵀH[s δs],
 
-    the last being what H has left orthogonal to s and s̄. On the path, where δs = 0, the other two directions are H's.
+    the last being what H has left orthogonal to s and s̄. Near the path, where δs = 0, the second direction is H's, too.
     """
 
     matrix: Tensor
     point: Tensor
     dual_matrix: Tensor
     s: Tensor
+    y: Tensor
+    barrier: Barrier
 
     @classmethod
     def at(cls, s: Tensor, y: Tensor) -> Exponential:
-        gap = _dot(s, y)
+        barrier, gap = Barrier.at(s), _dot(s, y)
         mu = gap / 3
-        centre = -mu * barrier.gradient(s)  # = Hs, the y of the path for this s
-        ds, dy = s - mu * barrier.shadow(y), y - centre
+        on_path = -mu * barrier.gradient()  # the y of the path for this s, and Hs
+        ds, dy = s - mu * shadow(y), y - on_path
         length = _dot(ds, dy)
-        on_path = ~(length > ON_PATH * gap)
-        k = barrier.tangent(s)
-        ds = torch.where(on_path, k - _dot(y, k) / gap * s, ds)
-        H_ds, s_H_ds = mu * barrier.hessian_times(s, ds), _dot(centre, ds)
-        dy = torch.where(on_path, H_ds - s_H_ds / gap * y, dy)
-        length = torch.where(on_path, _dot(ds, dy), length)
-        root = (mu**3 * barrier.hessian_determinant(s) / (gap * _dot(ds, H_ds) - s_H_ds.square())).sqrt()
-        s_x_ds, y_x_dy = torch.linalg.cross(torch.stack([s, y]), torch.stack([ds, dy]))
-        matrix = torch.stack([y / gap.sqrt(), dy / length.sqrt(), root * s_x_ds], dim=-2)
-        dual_matrix = torch.stack([s / gap.sqrt(), ds / length.sqrt(), y_x_dy / (root * gap * length)], dim=-2)
-        return cls(matrix, torch.cat([gap.sqrt(), torch.zeros_like(s[..., 1:])], dim=-1), dual_matrix, s)
+        near = ~(length > NEAR_PATH * gap)
+        k = barrier.tangent()
+        ds = torch.where(near, k - _dot(y, k) / gap * s, ds)
+        H_ds, s_H_ds = mu * barrier.hessian_times(ds), _dot(on_path, ds)
+        dy = torch.where(near, H_ds - s_H_ds / gap * y, dy)
+        length = torch.where(near, _dot(ds, dy), length)
+        t = mu**3 * barrier.hessian_determinant() / (gap * _dot(ds, H_ds) - s_H_ds.square())
+        across, dual_across = torch.linalg.cross(torch.stack([s, y]), torch.stack([ds, dy]))
+        root, first, second = t.sqrt(), gap.sqrt(), length.sqrt()
+        matrix = torch.stack([y / first, dy / second, root * across], dim=-2)
+        dual_matrix = torch.stack([s / first, ds / second, dual_across / (root * gap * length)], dim=-2)
+        point = torch.cat([first, torch.zeros_like(s[..., 1:])], dim=-1)
+        return cls(matrix, point, dual_matrix, s, y, barrier)
 
     def centring(self, ds: Tensor, dy: Tensor, mu: Tensor) -> Tensor:
-        ds, dy = _times(self.dual_matrix.mT, ds), _times(self.matrix.mT, dy)
-        correction = 0.5 * barrier.third_derivative(self.s, ds, barrier.hessian_solve(self.s, dy))
-        return _times(self.dual_matrix, correction - mu * barrier.gradient(self.s))
+        ds, dy = self.leave(ds, dy)
+        correction = 0.5 * self.barrier.third_derivative(ds, self.barrier.hessian_solve(dy))
+        return _times(self.dual_matrix, correction - mu * self.barrier.gradient())
 
     def shrinkage(self, d: Tensor) -> Tensor:
         return d.new_zeros(*d.shape[:-2], 0)
+
+    def leave(self, ds: Tensor, dy: Tensor) -> Pair:
+        """Steps in the frame as steps of s and y."""
+        return _times(self.dual_matrix.mT, ds), _times(self.matrix.mT, dy)
 
 
 Frame = Zero | Nonnegative | SecondOrder | Semidefinite | Exponential

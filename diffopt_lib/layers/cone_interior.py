@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import cone_barrier as barrier
+from .cone_barrier import Barrier, dual_height, height, shadow
 from .cone_embedding import RUNNING, STUCK, Point, begin, degree, examine, residual
 from .cone_frames import Frames
 from .cone_newton import Newton, Step
@@ -65,45 +65,63 @@ def follow(
 
 def advance(program: Program, point: Point, cones: Cones) -> tuple[Point, Tensor]:
     """One iteration: the next point, and the length of the step to it ``(B,)``."""
+    left, products = residual(program, point), point.tau * point.kappa
     frames = Frames.at(point.s, point.y, cones)
-    newton = Newton.at(program, point, frames)
-    end, products = residual(program, point).times(-1), point.tau * point.kappa
-    mu = point.gap() / degree(cones)
+    newton = Newton.at(program, point, frames, left)
 
-    ahead = newton.solve(end, -frames.point, -products)
-    sigma = (1 - longest(point, ahead, frames)) ** 3
+    ahead = newton.step(1, -frames.point, -products)
+    sigma = (1 - longest_inside(limit(point, ahead, frames), ahead, frames)) ** 3
+    target = sigma * point.gap() / degree(cones)
 
-    r_s = frames.centring(ahead.s, ahead.y, sigma * mu) - frames.point
-    r_tau = sigma * mu - products - ahead.of.tau * ahead.of.kappa
-    step = newton.solve_refined(end.times(1 - sigma), r_s, r_tau)
-    length = longest(point, step, frames, FRACTION, CENTRALITY)
-    return point.moved(step.of, length), length.squeeze(-1)
-
-
-def longest(point: Point, step: Step, frames: Frames, fraction: float = 1.0, centrality: float = 0.0) -> Tensor:
-    """How far to take a step, ``(B, 1)``: at most once, and that fraction of the way to where τ, κ or a self-dual cone
-    ends; less where exponential cones do not let it."""
-    of_tau, of_kappa = -step.of.tau / point.tau, -step.of.kappa / point.kappa
-    rates = torch.cat([of_tau, of_kappa, frames.shrinkage(step.s, step.y)[:, None]], dim=-1)
-    length = fraction / rates.amax(-1, keepdim=True).clamp_min(fraction)
-    length = torch.where(torch.isfinite(length), length, 0)
-    if frames.cones.exp:
-        lengths = length * length.new_tensor(SHORTER)
-        length = (lengths * _exponential_fits(point, step.of, lengths, frames.cones, centrality)).amax(-1, keepdim=True)
-    return length
+    r_s = frames.centring(ahead.s, ahead.y, target) - frames.point
+    r_tau = target - products - ahead.tau * ahead.kappa
+    step, move = newton.refined_step(1 - sigma, r_s, r_tau, left.primal)
+    length = longest_central(FRACTION * limit(point, step, frames), point, step, frames)
+    return point.moved(move, length), length.squeeze(-1)
 
 
-def _exponential_fits(point: Point, step: Point, lengths: Tensor, cones: Cones, centrality: float) -> Tensor:
-    """Whether after a step of these lengths ``(B, k)`` the exponential cones hold s and y, and these are near the path.
+def limit(point: Point, step: Step, frames: Frames) -> Tensor:
+    """How far, ``(B, 1)`` and at most 1, a step keeps τ, κ and the self-dual cones' s and y; 0 if it is not finite."""
+    rates = [-step.tau / point.tau, -step.kappa / point.kappa, frames.shrinkage(step.s, step.y)[:, None]]
+    length = 1 / torch.cat(rates, dim=-1).amax(-1, keepdim=True).clamp_min(1)
+    return torch.where(torch.isfinite(length), length, 0)
 
-    The path has sᵀy = 3μ in every cone. With the shadows s̄ of y and ȳ of s, 3 / s̄ᵀȳ is a lower bound on sᵀy/3 that
-    goes to 0 at the boundary.
-    """
-    block, each = cones.blocks[-1], lengths[..., None, None]
-    s = block.of(point.s)[:, None] + each * block.of(step.s)[:, None]
-    y = block.of(point.y)[:, None] + each * block.of(step.y)[:, None]
-    inside = (barrier.height(s) > 0) & (barrier.dual_height(y) > 0)
-    slope = (dot(point.s, step.y) + dot(step.s, point.y))[:, None] + point.tau * step.kappa + step.tau * point.kappa
-    mu = (point.gap() + lengths * slope + lengths.square() * step.gap()) / degree(cones)
-    central = -dot(barrier.shadow(y), barrier.gradient(s)) * (centrality * mu[..., None]) <= 3
-    return (inside & central).all(-1)
+
+def longest_inside(limit: Tensor, step: Step, frames: Frames) -> Tensor:
+    """The longest step ``(B, 1)``, up to a limit, in which the exponential cones hold s and y."""
+    if not frames.cones.exp:
+        return limit
+    lengths, s, y = _trials(limit, step, frames)
+    return _best(lengths, _inside(s, y))
+
+
+def longest_central(limit: Tensor, point: Point, step: Step, frames: Frames) -> Tensor:
+    """The same, and not too far from the path. There sᵀy = 3μ in every cone, and with the shadows s̄ of y and ȳ of s,
+    9 / s̄ᵀȳ is a lower bound on sᵀy that goes to 0 at the boundary."""
+    if not frames.cones.exp:
+        return limit
+    lengths, s, y = _trials(limit, step, frames)
+    slope = dot(frames.point, step.s + step.y)[:, None] + point.tau * step.kappa + point.kappa * step.tau
+    curvature = dot(step.s, step.y)[:, None] + step.tau * step.kappa
+    mu = (point.gap() + lengths * slope + lengths.square() * curvature) / degree(frames.cones)
+    central = -dot(shadow(y), Barrier.at(s).gradient()) * (CENTRALITY * mu[..., None]) <= 3
+    return _best(lengths, _inside(s, y) & central)
+
+
+def _trials(limit: Tensor, step: Step, frames: Frames) -> tuple[Tensor, Tensor, Tensor]:
+    """Lengths from the limit down, ``(B, k)``, and s and y of the exponential cones after steps of these lengths,
+    ``(B, k, count, 3)``."""
+    block, frame = frames.cones.blocks[-1], frames.parts[-1]
+    lengths = limit * limit.new_tensor(SHORTER)
+    ds, dy = (d.unsqueeze(1) for d in frame.leave(block.of(step.s), block.of(step.y)))
+    each = lengths[..., None, None]
+    return lengths, frame.s.unsqueeze(1) + each * ds, frame.y.unsqueeze(1) + each * dy
+
+
+def _inside(s: Tensor, y: Tensor) -> Tensor:
+    return (height(s) > 0) & (dual_height(y) > 0)
+
+
+def _best(lengths: Tensor, fits: Tensor) -> Tensor:
+    """The longest that fits all cones, ``(B, 1)``; 0 if none does."""
+    return (lengths * fits.all(-1)).amax(-1, keepdim=True)

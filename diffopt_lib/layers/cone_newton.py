@@ -2,13 +2,13 @@
 
 In the frames of :mod:`.cone_frames`, where d̃s = G ds, d̃y = G⁻ᵀdy, Ã = GA, b̃ = Gb, a step (dx, dy, ds, dτ, dκ) solves
 
-    Ãᵀd̃y + c dτ = r₁,     Ãdx + d̃s − b̃dτ = Gr₂,     cᵀdx + b̃ᵀd̃y + dκ = r₃,
+    Ãᵀd̃y + c dτ = r₁,     Ãdx + d̃s − b̃dτ = r₂,     cᵀdx + b̃ᵀd̃y + dκ = r₃,
     d̃s + d̃y = r_s,        κ dτ + τ dκ = r_τ.                                                       (1)
 
 Eliminating d̃s, d̃y and dκ leaves S = ÃᵀÃ with a border for dτ. With p = S⁻¹Ãᵀb̃, the least-squares solution of
 Ãp = b̃, with e = b̃ − Ãp, and with q = S⁻¹c:
 
-    (κ/τ + ‖e‖² + cᵀq) dτ = (p + q)ᵀr₁ + (e − Ãq)ᵀ(r_s − Gr₂) + r_τ/τ − r₃                                    (2)
+    (κ/τ + ‖e‖² + cᵀq) dτ = (p + q)ᵀr₁ + (e − Ãq)ᵀ(r_s − r₂) + r_τ/τ − r₃                                     (2)
 
 Near a solution all of (2) is small, because (x, y, s, τ) times a number is a solution, too. Written with e, it does not
 come as a difference of large numbers. The entries of S range over many orders of magnitude there, and iterative
@@ -24,26 +24,24 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .cone_embedding import Point, Residual, residual
-from .cone_frames import Frames
+from .cone_embedding import Point, Residual
+from .cone_frames import EQUALITY_SCALE, Frames
 from .cone_program import Program, dot, times
 
-# On the diagonal of S, relative to its entries: next to nothing, and what helps where that does not.
+# On the diagonal of S: next to nothing, and what helps where that does not; relative to its entries or to LEAST.
 REGULARISATION = (2e-16, 1e-12)
 LEAST = 1e-6
 
 
 @dataclass(frozen=True)
 class Step:
-    """A step of all variables, and (d̃s, d̃y), the same in the frames."""
+    """dx ``(B, n)``, d̃s and d̃y ``(B, m)``, dτ and dκ ``(B, 1)``."""
 
-    of: Point
+    x: Tensor
     s: Tensor
     y: Tensor
-
-    def plus(self, other: Step) -> Step:
-        both = zip(vars(self.of).values(), vars(other.of).values(), strict=True)
-        return Step(Point(*(a + b for a, b in both)), self.s + other.s, self.y + other.y)
+    tau: Tensor
+    kappa: Tensor
 
 
 @dataclass(frozen=True)
@@ -51,6 +49,7 @@ class Newton:
     """(1) at a point, factorised.
 
     Attributes:
+        residual: of the embedding at the point; its second part is in the frames.
         A, L: Ã ``(B, m, n)`` and the Cholesky factor of S.
         p, q: as in (2), ``(B, n)``.
         e, Aq: e and Ãq, ``(B, m)``.
@@ -60,6 +59,7 @@ class Newton:
     program: Program
     point: Point
     frames: Frames
+    residual: Residual
     A: Tensor
     L: Tensor
     p: Tensor
@@ -69,40 +69,55 @@ class Newton:
     pivot: Tensor
 
     @classmethod
-    def at(cls, program: Program, point: Point, frames: Frames) -> Newton:
-        A, b = frames.matrix.times(program.A), frames.matrix.times_vector(program.b)
+    def at(cls, program: Program, point: Point, frames: Frames, residual: Residual) -> Newton:
+        c, A = program.c, frames.matrix.times(program.A)
+        b, primal = frames.matrix.times_vector(torch.stack([program.b, residual.primal]))
         L = _cholesky(A.mT @ A)
-        p, q = torch.cholesky_solve(torch.stack([times(A.mT, b), program.c], dim=-1), L).unbind(-1)
+        p, q = torch.cholesky_solve(torch.stack([times(A.mT, b), c], dim=-1), L).unbind(-1)
         e = b - times(A, p)
         more = _solve(L, times(A.mT, e))
         p, e, Aq = p + more, e - times(A, more), times(A, q)
-        pivot = point.kappa / point.tau + (e.square().sum(-1) + dot(program.c, q))[:, None]
-        return cls(program, point, frames, A, L, p, q, e, Aq, pivot)
+        pivot = point.kappa / point.tau + (e.square().sum(-1) + dot(c, q))[:, None]
+        residual = Residual(residual.dual, primal, residual.gap)
+        return cls(program, point, frames, residual, A, L, p, q, e, Aq, pivot)
 
-    def solve(self, right: Residual, r_s: Tensor, r_tau: Tensor) -> Step:
-        """The step for r₁, r₂, r₃ in ``right``, r_s ``(B, m)`` and r_τ ``(B, 1)``."""
+    def step(self, part: float | Tensor, r_s: Tensor, r_tau: Tensor) -> Step:
+        """The step that removes this part of the residual, for r_s ``(B, m)`` and r_τ ``(B, 1)``."""
+        return self._solve(self.residual.times(-part), r_s, r_tau)
+
+    def refined_step(self, part: Tensor, r_s: Tensor, r_tau: Tensor, primal: Tensor) -> tuple[Step, Point]:
+        """The same after a round of iterative refinement, and the step of the variables that it is.
+
+        ds comes from the second equation, for its part of the residual out of the frames, which then holds exactly.
+        """
+        c, A, b, zero = self.program.c, self.program.A, self.program.b, self.frames.cones.zero
+        right, leave = self.residual.times(-part), self.frames.matrix.mT.times_vector
+        step = self._solve(right, r_s, r_tau)
+        y = leave(step.y)
+        unmet = torch.zeros_like(b)  # of the second equation: only in equalities, which have no s to make up for it
+        equalities = times(A[:, :zero], step.x) - b[:, :zero] * step.tau
+        unmet[:, :zero] = right.primal[:, :zero] - EQUALITY_SCALE * equalities
+        left = Residual(
+            right.dual - times(A.mT, y) - c * step.tau,
+            unmet,
+            right.gap - (dot(c, step.x) + dot(b, y))[:, None] - step.kappa,
+        )
+        more = self._solve(left, torch.zeros_like(r_s), torch.zeros_like(r_tau))
+        step = Step(*(a + b for a, b in zip(vars(step).values(), vars(more).values(), strict=True)))
+        s = b * step.tau - times(A, step.x) - part * primal
+        s[:, :zero] = 0
+        return step, Point(step.x, y + leave(more.y), s, step.tau, step.kappa)
+
+    def _solve(self, right: Residual, r_s: Tensor, r_tau: Tensor) -> Step:
         tau, kappa = self.point.tau, self.point.kappa
-        scaled = r_s - self.frames.matrix.times_vector(right.primal)
-        numerator = dot(self.p + self.q, right.dual) + dot(self.e - self.Aq, scaled)
+        r = r_s - right.primal
+        numerator = dot(self.p + self.q, right.dual) + dot(self.e - self.Aq, r)
         d_tau = (numerator[:, None] + r_tau / tau - right.gap) / self.pivot
-        x = _solve(self.L, right.dual - times(self.A.mT, scaled))
-        y = scaled + times(self.A, x) - d_tau * (self.e + self.Aq)
-        x = x + d_tau * (self.p - self.q)
-        # The slack from the second equation, which then holds exactly; equalities have none.
-        s = right.primal - times(self.program.A, x) + self.program.b * d_tau
+        x = _solve(self.L, right.dual - times(self.A.mT, r))
+        y = r + times(self.A, x) - d_tau * (self.e + self.Aq)
+        s = r_s - y
         s[:, : self.frames.cones.zero] = 0
-        step = Point(x, self.frames.matrix.mT.times_vector(y), s, d_tau, (r_tau - kappa * d_tau) / tau)
-        return Step(step, r_s - y, y)
-
-    def solve_refined(self, right: Residual, r_s: Tensor, r_tau: Tensor) -> Step:
-        """The same, and once more for what that leaves of the first three equations."""
-        step = self.solve(right, r_s, r_tau)
-        done = residual(self.program, step.of)
-        equalities = slice(self.frames.cones.zero)
-        primal = torch.zeros_like(done.primal)
-        primal[:, equalities] = (right.primal - done.primal)[:, equalities]
-        left = Residual(right.dual - done.dual, primal, right.gap - done.gap)
-        return step.plus(self.solve(left, torch.zeros_like(r_s), torch.zeros_like(r_tau)))
+        return Step(x + d_tau * (self.p - self.q), s, y, d_tau, (r_tau - kappa * d_tau) / tau)
 
 
 def _cholesky(S: Tensor) -> Tensor:

@@ -25,8 +25,8 @@ from torch import Tensor
 from ..linear import LinearOperator, condition_estimate
 from ..solution import SolverError, failed_indices
 from .cone_kkt import factorise
-from .cone_program import Program
-from .cone_slope import projection_slope
+from .cone_program import Program, times
+from .cone_slope import Slope, linearise
 from .cones import Cones, dual_projection_jacobian, project_rows
 
 REGULARISATION = 1e-9
@@ -52,36 +52,46 @@ def residual_jacobian(v: Tensor, A: Tensor, cones: Cones) -> Tensor:
     return J
 
 
-def refine(program: Program, x: Tensor, v: Tensor, cones: Cones, steps: int = 10) -> tuple[Tensor, Tensor, Tensor]:
-    """Newton steps on (1) from (x, v), each element as long as its residual shrinks.
+def refine(
+    program: Program, x: Tensor, y: Tensor, s: Tensor, cones: Cones, steps: int = 10
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Newton steps on (1) from x and v = y − s, each element as long as its residual shrinks.
 
     The little that :mod:`.cone_kkt` adds to the matrix makes the step a definite one where the solution is not unique.
 
     Returns:
-        x ``(B, n)``, v ``(B, m)`` and the number of steps taken ``(B,)``.
+        x ``(B, n)``; y and s ``(B, m)``, the projections of v and −v; and the number of steps taken ``(B,)``.
     """
-    x, v = x.clone(), v.clone()
-    n = x.shape[-1]
+    v, n = y - s, x.shape[-1]
+    y, slope = linearise(v, cones, s)
+    R = _residual(program, x, y, v)
+    x, all_y, all_v = x.clone(), y.clone(), v.clone()
     index, taken = torch.arange(len(x), device=x.device), torch.zeros(len(x), dtype=torch.int64, device=x.device)
-    R = residual_map(x, v, program.c, program.A, program.b, cones)
     for _ in range(steps):
-        sizes = (program.c, program.b, x[index], v[index])
-        rounding = 4 * torch.finfo(x.dtype).eps * sum(_size(t) for t in sizes)
+        rounding = 4 * torch.finfo(x.dtype).eps * sum(_size(t) for t in (program.c, program.b, x[index], v))
         keep = (_size(R) > rounding) & torch.isfinite(_size(R))
-        index, R, program = index[keep], R[keep], program.select(keep)
+        if not keep.all():
+            index, R, program, y, v = index[keep], R[keep], program.select(keep), y[keep], v[keep]
+            slope = Slope(slope.D.select(keep), slope.W.select(keep))
         if not len(index):
             break
-        kkt = factorise(program.A, projection_slope(v[index], cones))
+        kkt = factorise(program.A, slope)
         dx, dv = kkt.solve(-R[:, :n, None], R[:, n:, None])
-        new_x, new_v = x[index] + dx.squeeze(-1), v[index] + dv.squeeze(-1)
+        new_x, new_v = x[index] + dx.squeeze(-1), v + dv.squeeze(-1)
         finite = torch.isfinite(new_x).all(-1) & torch.isfinite(new_v).all(-1)
         new_v = torch.where(finite[:, None], new_v, 0)
-        new_R = residual_map(new_x, new_v, program.c, program.A, program.b, cones)
+        new_y, slope = linearise(new_v, cones, y - v)
+        new_R = _residual(program, new_x, new_y, new_v)
         better = finite & (_size(new_R) < 0.5 * _size(R))
-        index, R, program = index[better], new_R[better], program.select(better)
-        x[index], v[index] = new_x[better], new_v[better]
-        taken[index] += 1
-    return x, v, taken
+        done = index[better]
+        x[done], all_y[done], all_v[done] = new_x[better], new_y[better], new_v[better]
+        taken[done] += 1
+        y, v, R = new_y, new_v, torch.where(better[:, None], new_R, torch.nan)  # NaN ends an element in the next round
+    return x, all_y, all_y - all_v, taken
+
+
+def _residual(program: Program, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
+    return torch.cat([times(program.A.mT, y) + program.c, times(program.A, x) + y - v - program.b], dim=-1)
 
 
 def _size(R: Tensor) -> Tensor:
@@ -100,7 +110,7 @@ def solve_derivative(operator: LinearOperator, rhs: Tensor, cones: Cones, singul
     """
     z, _, A, _ = operator.parameters
     n, v = A.shape[-1], z[..., A.shape[-1] :]
-    kkt = factorise(A, projection_slope(v, cones))
+    kkt = factorise(A, linearise(v, cones)[1])
     # The second row of (2) has the sign of the residual, that of cone_kkt the opposite one.
     r1, r2 = rhs[..., :n, None], rhs[..., n:, None]
     if operator.transposed:

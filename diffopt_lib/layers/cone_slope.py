@@ -1,4 +1,4 @@
-"""How the projection onto the dual cone moves: its derivative, in the two forms that Newton's equations need.
+"""The projection onto the dual cone with its derivative, in the two forms that Newton's equations need.
 
 The pair y = Π_{K*}(v), s = y − v has dy = D dv and ds = (D − I) dv, where D has eigenvalues between 0 and 1. Seen from
 s, dy = −W ds with W = D (I − D)⁻¹. Where an eigenvalue of D is 1, s does not move and W is infinite; with I − D + εI in
@@ -7,12 +7,13 @@ the place of I − D it is merely large.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .cone_exponential import exponential_jacobian
+from .cone_exponential import exponential_pair
 from .cone_symmetric import (
     second_order_frame,
     second_order_matrix,
@@ -21,6 +22,7 @@ from .cone_symmetric import (
     semidefinite_sums,
     share,
     to_matrix,
+    to_vector,
 )
 from .cones import Block, BlockDiagonal, Cones
 
@@ -34,33 +36,38 @@ class Slope(NamedTuple):
     W: BlockDiagonal
 
 
-def projection_slope(v: Tensor, cones: Cones) -> Slope:
-    """The slope at v ``(*batch, m)``."""
-    parts = [_block_slope(block, block.of(v)) for block in cones.blocks]
-    D, W = zip(*parts, strict=True) if parts else ((), ())
-    return Slope(BlockDiagonal(cones, D), BlockDiagonal(cones, W))
+def linearise(v: Tensor, cones: Cones, near: Tensor | None = None) -> tuple[Tensor, Slope]:
+    """y ``(*batch, m)`` and its slope at v ``(*batch, m)``; ``near`` is a guess at s, which only saves time."""
+    parts = [_block(block, block.of(v), None if near is None else block.of(near)) for block in cones.blocks]
+    y, D, W = zip(*parts, strict=True) if parts else ((), (), ())
+    y = torch.cat([part.flatten(-2) for part in y], dim=-1) if parts else v
+    return y, Slope(BlockDiagonal(cones, D), BlockDiagonal(cones, W))
 
 
-def _block_slope(block: Block, v: Tensor) -> tuple[Tensor, Tensor]:
+def _block(block: Block, v: Tensor, near: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     if block.kind == "zero":
         one = torch.ones_like(v).unsqueeze(-1)
-        return one, one / LEAST
+        return v, one, one / LEAST
     if block.kind == "nonneg":
         p, s = _parts(v)
-        return share(p, s).unsqueeze(-1), odds(p, s).unsqueeze(-1)
+        return p, share(p, s).unsqueeze(-1), odds(p, s).unsqueeze(-1)
     if block.kind == "soc":
         eigenvalues, frame = second_order_frame(v)
         p, s = _parts(eigenvalues)
         sums = second_order_sums(p, s)
+        y = (frame @ (p * math.sqrt(0.5)).unsqueeze(-1)).squeeze(-1)
         D = second_order_matrix(frame, share(p, s), share(*sums))
-        return D, second_order_matrix(frame, odds(p, s), odds(*sums))
+        return y, D, second_order_matrix(frame, odds(p, s), odds(*sums))
     if block.kind == "psd":
         eigenvalues, V = torch.linalg.eigh(to_matrix(v))
-        sums = semidefinite_sums(*_parts(eigenvalues))
-        return semidefinite_matrix(V, share(*sums)), semidefinite_matrix(V, odds(*sums))
+        p, s = _parts(eigenvalues)
+        sums = semidefinite_sums(p, s)
+        y = to_vector((V * p.unsqueeze(-2)) @ V.mT)
+        return y, semidefinite_matrix(V, share(*sums)), semidefinite_matrix(V, odds(*sums))
     identity = torch.eye(3, dtype=v.dtype, device=v.device)
-    D = identity - exponential_jacobian(-v)
-    return D, D @ torch.linalg.inv((1 + LEAST) * identity - D)
+    p, P = exponential_pair(-v, near)
+    D = identity - P
+    return v + p, D, D @ torch.linalg.inv((1 + LEAST) * identity - D)
 
 
 def _parts(v: Tensor) -> tuple[Tensor, Tensor]:

@@ -134,9 +134,15 @@ def project(v: Tensor, cones: Cones) -> Tensor:
     return project_rows(v, cones)
 
 
-def project_rows(v: Tensor, cones: Cones) -> Tensor:
-    """:func:`project` without its checks, for use inside a solver."""
-    return torch.cat([_PROJECTIONS[block.kind](block.of(v)).flatten(-2) for block in cones.blocks] or [v], dim=-1)
+def project_rows(v: Tensor, cones: Cones, near: Tensor | None = None) -> Tensor:
+    """:func:`project` without its checks, for use inside a solver, which may know a point ``near`` the result."""
+    parts = [
+        project_exponential(block.of(v), block.of(near))
+        if block.kind == "exp" and near is not None
+        else _PROJECTIONS[block.kind](block.of(v))
+        for block in cones.blocks
+    ]
+    return torch.cat([part.flatten(-2) for part in parts] or [v], dim=-1)
 
 
 def project_dual(v: Tensor, cones: Cones) -> Tensor:
