@@ -43,6 +43,14 @@ class Point:
     def select(self, rows: Tensor) -> Point:
         return Point(self.x[rows], self.y[rows], self.s[rows], self.tau[rows], self.kappa[rows])
 
+    def clone(self) -> Point:
+        return Point(*(t.clone() for t in vars(self).values()))
+
+    def put(self, rows: Tensor, other: Point) -> None:
+        """Overwrite the elements in the given rows."""
+        for t, new in zip(vars(self).values(), vars(other).values(), strict=True):
+            t[rows] = new
+
     def moved(self, step: Point, length: Tensor) -> Point:
         """The point plus length ``(B, 1)`` times the step; the point itself, whatever the step, where that is 0."""
         pairs = zip(vars(self).values(), vars(step).values(), strict=True)
@@ -95,15 +103,16 @@ def degree(cones: Cones) -> int:
     return cones.nonneg + len(cones.soc) + sum(cones.psd) + 3 * cones.exp + 1
 
 
-def examine(program: Program, point: Point, scaling: Scaling, tolerance: float) -> tuple[Tensor, ...]:
-    """What a point of the scaled embedding proves about the program as it was given.
+def examine(program: Program, point: Point, scaling: Scaling, target: float, tolerance: float) -> tuple[Tensor, ...]:
+    """What a point of the scaled embedding proves about the program as it was given: that (x, y, s)/τ solves it up to a
+    residual of ``target``, or up to ``tolerance`` that it has no solution.
 
     Returns:
         The status ``(B,)``, and (x, y, s) of that program: near a solution where it says SOLVED, and certificates with
         bᵀy = −1 or cᵀx = −1 where it says INFEASIBLE or UNBOUNDED.
     """
     x, y, s = scaling.unscale(point.x, point.y, point.s)
-    solved = kkt_residual(program, x / point.tau, y / point.tau, s / point.tau) <= tolerance
+    solved = kkt_residual(program, x / point.tau, y / point.tau, s / point.tau) <= target
     cost, dual_cost = dot(program.c, x), dot(program.b, y)
     hopeless = (point.kappa > point.tau).squeeze(-1)
     infeasible = hopeless & (dual_cost < 0) & (largest(times(program.A.mT, y)) <= -tolerance * dual_cost)

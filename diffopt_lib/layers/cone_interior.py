@@ -11,11 +11,13 @@ Source: Mehrotra 1992 and, for these formulas, Vandenberghe 2010; Dahl & Anderse
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor
 
 from .cone_barrier import Barrier, dual_height, height, shadow
-from .cone_embedding import RUNNING, STUCK, Point, begin, degree, examine, residual
+from .cone_embedding import RUNNING, STUCK, Point, degree, examine, residual
 from .cone_frames import Frames
 from .cone_newton import Newton, Step
 from .cone_program import Program, dot
@@ -31,36 +33,43 @@ SMALLEST_MU = 1e-15  # of 1 at the start: what has proved nothing by then is a p
 
 
 def follow(
-    program: Program, scaled: Program, scaling: Scaling, cones: Cones, tolerance: float, max_iterations: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Iterate until every element has proved something about its program, or gets no further.
+    program: Program,
+    scaled: Program,
+    scaling: Scaling,
+    cones: Cones,
+    point: Point,
+    target: float,
+    tolerance: float,
+    max_iterations: Tensor,
+) -> tuple[Point, list[Tensor], Tensor, Tensor]:
+    """Iterate from a point until every element has proved something about its program, or gets no further.
 
-    The path is that of the scaled program; what it proves is judged on the program as it was given.
+    The path is that of the scaled program; what it proves is judged on the program as it was given: a solution by
+    whether its residual reaches the target, a certificate by the tolerance. ``max_iterations`` is ``(B,)``.
 
     Returns:
-        x ``(B, n)``, y and s ``(B, m)`` as :func:`.examine` describes them, the status and the iterations ``(B,)``.
+        The last point; (x, y, s), the status as :func:`.examine` describes them; the iterations ``(B,)``.
     """
-    point = begin(scaled, cones)
     x, y, s = torch.zeros_like(program.c), torch.zeros_like(program.b), torch.zeros_like(program.b)
     index = torch.arange(len(x), device=x.device)
     status, iterations = torch.full_like(index, STUCK), torch.zeros_like(index)
-    length = torch.ones_like(x[:, 0])
-    for k in range(max_iterations + 1):
-        now, *here = examine(program, point, scaling, tolerance)
+    last, length = point.clone(), torch.ones_like(x[:, 0])
+    for k in itertools.count():
+        now, *here = examine(program, point, scaling, target, tolerance)
         mu = point.gap().squeeze(-1) / degree(cones)
-        ended = (length < SHORTEST) | (mu < SMALLEST_MU) | (k == max_iterations)
+        ended = (length < SHORTEST) | (mu < SMALLEST_MU) | (k >= max_iterations[index])
         stop = (now != RUNNING) | ended
         if stop.any():
             done, now = index[stop], now[stop]
             x[done], y[done], s[done] = (t[stop] for t in here)
             status[done], iterations[done] = torch.where(now == RUNNING, STUCK, now), k
+            last.put(done, point.select(stop))
             keep = ~stop
             program, scaled, scaling = program.select(keep), scaled.select(keep), scaling.select(keep)
             point, index = point.select(keep), index[keep]
         if not len(index):
-            break
+            return last, [x, y, s], status, iterations
         point, length = advance(scaled, point, cones)
-    return x, y, s, status, iterations
 
 
 def advance(program: Program, point: Point, cones: Cones) -> tuple[Point, Tensor]:
