@@ -8,9 +8,8 @@ A ∈ R⁴⁰ˣ⁶⁴ and ζ ∈ R⁶⁴ are the parameters, q = 0.1; a right si
 The rules of the game are equations of this kind, for the cells, rows, columns and blocks, of which 40 are independent;
 nothing tells the layer which. The loss is the mean squared distance to the one-hot solution.
 
-At a solved board 40 equations and 48 active bounds meet in R⁶⁴. They are linearly dependent, so the multipliers are not
-unique and y* has a kink in the right side; ``solve_qp`` documents the one-sided derivative that it gives there, and
-training needs no more.
+With the exact rules 40 equations and 48 active bounds meet at a solved board in R⁶⁴: they are linearly dependent, and
+y* has a kink in the right side. A trained layer comes near that point without reaching it.
 
 The learning rate was chosen on the data of seed 1 (:func:`data`); results are those of seed 0.
 

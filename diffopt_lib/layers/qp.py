@@ -12,8 +12,9 @@ as long as the active set does not change: the Hessian is positive definite alon
 gradients are linearly independent, and none of them is weakly active (λᵢ = sᵢ = 0). Where that fails,
 
 - several y are optimal: the backward pass raises;
-- active gradients are dependent (more walls than dimensions meet in y*): y* has a kink in h, and the derivative shares
-  each wall's effect among the dependent ones with the least sum of squares; that of the duals, not unique, raises;
+- active gradients are dependent (more walls than dimensions meet in y*): y* has a kink in h. The backward pass then
+  shares the effect among the dependent walls that push (λᵢ > 0) with the least sum of squares, which need not be the
+  derivative of any side; that of the duals, which are not unique, and forward mode raise;
 - a constraint is weakly active: y* has a kink, and (2) gives the derivative of one of its sides, the one where the
   constraint is inactive. ``smoothing`` gives the slope of a smooth function near y* instead.
 

@@ -29,6 +29,7 @@ from torch import Tensor
 
 EQUALITY_WEIGHT = 1e7
 REGULARISATION = 1e-9
+ROUNDING = 8 * torch.finfo(torch.float64).eps  # what a sum of large weights may lose, relative to its size
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,8 @@ def factorise(qp: QP, w: Tensor) -> KKT:
     K = torch.matmul(qp.G.mT, w * qp.G).add_(qp.Q)
     if qp.A.shape[-2]:
         K.add_(torch.matmul(qp.A.mT, E * qp.A))
-    K.diagonal(dim1=-2, dim2=-1).add_(REGULARISATION)
+    diagonal = K.diagonal(dim1=-2, dim2=-1)
+    diagonal.add_((ROUNDING * diagonal.amax(-1, keepdim=True)).clamp_min(REGULARISATION))
     return KKT(cholesky_(K), qp.A, qp.G, E, w)
 
 
