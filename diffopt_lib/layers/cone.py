@@ -232,10 +232,9 @@ def _polish(
     """(x, y, s) refined on the residual map of the scaled program, where that makes the optimality conditions hold
     better, and the Newton steps that it took."""
     *refined, steps = refine(scaled, *scaling.scale(x, y, s), cones)
-    refined = scaling.unscale(*refined)
-    better = (kkt_residual(program, *refined) <= kkt_residual(program, x, y, s))[:, None]
-    x, y, s = (torch.where(better, new, old) for new, old in zip(refined, (x, y, s), strict=True))
-    return x, y, s, steps
+    new_x, new_y, new_s = scaling.unscale(*refined)
+    better = (kkt_residual(program, new_x, new_y, new_s) <= kkt_residual(program, x, y, s))[:, None]
+    return torch.where(better, new_x, x), torch.where(better, new_y, y), torch.where(better, new_s, s), steps
 
 
 def _raise_failed(status: Tensor, residual: Tensor) -> None:

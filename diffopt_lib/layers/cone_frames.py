@@ -21,18 +21,38 @@ nonsymmetric exponential-cone optimization, 2022.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from .cone_barrier import Barrier, shadow
 from .cone_symmetric import Pair, congruence_matrix, diagonal_places, to_matrix, to_vector
-from .cones import Block, BlockDiagonal, Cones
+from .cones import Block, BlockDiagonal, Cones, Kind
 
 EQUALITY_SCALE = 1e4
-NEAR_PATH = 1e-6
+NEAR_PATH = 1e-6  # δsᵀδy relative to sᵀy below which rounding may decide over their direction
+
+
+class Frame(Protocol):
+    """The frames of a block of cones of one kind, for s and y ``(B, count, size)`` in their interiors."""
+
+    @property
+    def matrix(self) -> Tensor:
+        """G, ``(B, count, size, size)``."""
+
+    @property
+    def point(self) -> Tensor:
+        """λ, ``(B, count, size)``."""
+
+    def centring(self, ds: Tensor, dy: Tensor, mu: Tensor) -> Tensor:
+        """λ⁻¹ ∘ (μe − ds ∘ dy) for steps ``(B, count, size)`` in the frame and μ ``(B, 1, 1)``."""
+
+    def shrinkage(self, d: Tensor) -> Tensor:
+        """The r ``(..., B, count)`` for which λ + αd leaves the cone at α = 1/r; not positive if it never does. None,
+        that is ``(..., B, 0)``, from cones without a formula for it."""
 
 
 @dataclass(frozen=True)
@@ -203,8 +223,13 @@ class Exponential:
         return _times(self.dual_matrix.mT, ds), _times(self.matrix.mT, dy)
 
 
-Frame = Zero | Nonnegative | SecondOrder | Semidefinite | Exponential
-KINDS = {"zero": Zero, "nonneg": Nonnegative, "soc": SecondOrder, "psd": Semidefinite, "exp": Exponential}
+KINDS: dict[Kind, Callable[[Tensor, Tensor], Frame]] = {
+    "zero": Zero.at,
+    "nonneg": Nonnegative.at,
+    "soc": SecondOrder.at,
+    "psd": Semidefinite.at,
+    "exp": Exponential.at,
+}
 
 
 @dataclass(frozen=True)
@@ -218,12 +243,12 @@ class Frames:
 
     @classmethod
     def at(cls, s: Tensor, y: Tensor, cones: Cones) -> Frames:
-        parts = tuple(KINDS[block.kind].at(block.of(s), block.of(y)) for block in cones.blocks)
+        parts = tuple(KINDS[block.kind](block.of(s), block.of(y)) for block in cones.blocks)
         matrix = BlockDiagonal(cones, tuple(part.matrix for part in parts))
         return cls(cones, parts, matrix, _join(s, *(part.point for part in parts)))
 
     def centring(self, ds: Tensor, dy: Tensor, mu: Tensor) -> Tensor:
-        """λ⁻¹ ∘ (μe − ds ∘ dy) for steps in the frames ``(B, m)`` and μ ``(B, 1)``."""
+        """:meth:`Frame.centring` of all, for steps ``(B, m)`` and μ ``(B, 1)``."""
         mu = mu.unsqueeze(-1)
         return _join(ds, *(part.centring(block.of(ds), block.of(dy), mu) for block, part in self._pairs()))
 
@@ -232,6 +257,15 @@ class Frames:
         both = torch.stack([ds, dy])
         rates = [part.shrinkage(block.of(both)) for block, part in self._pairs()]
         return torch.cat([*rates, both.new_zeros(*both.shape[:-1], 1)], dim=-1).amax((0, -1))
+
+    def exponential_cones(self, ds: Tensor, dy: Tensor, lengths: Tensor) -> Pair:
+        """s and y of the exponential cones, which must exist, after steps of these lengths ``(B, k)``:
+        ``(B, k, count, 3)``."""
+        block, frame = self.cones.blocks[-1], self.parts[-1]
+        assert isinstance(frame, Exponential)
+        ds, dy = frame.leave(block.of(ds), block.of(dy))
+        lengths = lengths[..., None, None]
+        return frame.s.unsqueeze(1) + lengths * ds.unsqueeze(1), frame.y.unsqueeze(1) + lengths * dy.unsqueeze(1)
 
     def _pairs(self) -> Iterable[tuple[Block, Frame]]:
         return zip(self.cones.blocks, self.parts, strict=True)

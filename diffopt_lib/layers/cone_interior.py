@@ -11,8 +11,6 @@ Source: Mehrotra 1992 and, for these formulas, Vandenberghe 2010; Dahl & Anderse
 
 from __future__ import annotations
 
-import itertools
-
 import torch
 from torch import Tensor
 
@@ -24,11 +22,11 @@ from .cone_program import Program, dot
 from .cone_scaling import Scaling
 from .cones import Cones
 
-FRACTION = 0.99  # of the way to the boundary
-# What a step tries where exponential cones do not let it go that far.
+FRACTION = 0.99  # of the way to the boundary that a step goes
+# What of that it tries where there are exponential cones, until they let it.
 SHORTER = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01, 1e-3, 0.0)
-CENTRALITY = 1e-4
-SHORTEST = 1e-8
+CENTRALITY = 1e-4  # how much smaller than elsewhere a complementary product may become in an exponential cone
+SHORTEST = 1e-8  # a step that is shorter is the end
 SMALLEST_MU = 1e-15  # of 1 at the start: what has proved nothing by then is a program whose solutions are at infinity
 
 
@@ -54,7 +52,8 @@ def follow(
     index = torch.arange(len(x), device=x.device)
     status, iterations = torch.full_like(index, STUCK), torch.zeros_like(index)
     last, length = point.clone(), torch.ones_like(x[:, 0])
-    for k in itertools.count():
+    k = 0
+    while True:
         now, *here = examine(program, point, scaling, target, tolerance)
         mu = point.gap().squeeze(-1) / degree(cones)
         ended = (length < SHORTEST) | (mu < SMALLEST_MU) | (k >= max_iterations[index])
@@ -70,6 +69,7 @@ def follow(
         if not len(index):
             return last, [x, y, s], status, iterations
         point, length = advance(scaled, point, cones)
+        k += 1
 
 
 def advance(program: Program, point: Point, cones: Cones) -> tuple[Point, Tensor]:
@@ -100,7 +100,8 @@ def longest_inside(limit: Tensor, step: Step, frames: Frames) -> Tensor:
     """The longest step ``(B, 1)``, up to a limit, in which the exponential cones hold s and y."""
     if not frames.cones.exp:
         return limit
-    lengths, s, y = _trials(limit, step, frames)
+    lengths = limit * limit.new_tensor(SHORTER)
+    s, y = frames.exponential_cones(step.s, step.y, lengths)
     return _best(lengths, _inside(s, y))
 
 
@@ -109,22 +110,13 @@ def longest_central(limit: Tensor, point: Point, step: Step, frames: Frames) -> 
     9 / s̄ᵀȳ is a lower bound on sᵀy that goes to 0 at the boundary."""
     if not frames.cones.exp:
         return limit
-    lengths, s, y = _trials(limit, step, frames)
+    lengths = limit * limit.new_tensor(SHORTER)
+    s, y = frames.exponential_cones(step.s, step.y, lengths)
     slope = dot(frames.point, step.s + step.y)[:, None] + point.tau * step.kappa + point.kappa * step.tau
     curvature = dot(step.s, step.y)[:, None] + step.tau * step.kappa
     mu = (point.gap() + lengths * slope + lengths.square() * curvature) / degree(frames.cones)
     central = -dot(shadow(y), Barrier.at(s).gradient()) * (CENTRALITY * mu[..., None]) <= 3
     return _best(lengths, _inside(s, y) & central)
-
-
-def _trials(limit: Tensor, step: Step, frames: Frames) -> tuple[Tensor, Tensor, Tensor]:
-    """Lengths from the limit down, ``(B, k)``, and s and y of the exponential cones after steps of these lengths,
-    ``(B, k, count, 3)``."""
-    block, frame = frames.cones.blocks[-1], frames.parts[-1]
-    lengths = limit * limit.new_tensor(SHORTER)
-    ds, dy = (d.unsqueeze(1) for d in frame.leave(block.of(step.s), block.of(step.y)))
-    each = lengths[..., None, None]
-    return lengths, frame.s.unsqueeze(1) + each * ds, frame.y.unsqueeze(1) + each * dy
 
 
 def _inside(s: Tensor, y: Tensor) -> Tensor:

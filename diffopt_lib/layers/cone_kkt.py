@@ -1,6 +1,6 @@
 """The linear algebra of cone programs: Newton's equations of the residual map, by one Cholesky factorisation.
 
-With D = ∂y/∂v, every Newton step on the optimality conditions of a cone program solves
+With D = ∂y/∂v, every step of polishing and every derivative of a cone program solves
 
     AᵀD dv             = r₁
     −A dx + (I − D) dv = r₂                                                                           (1)
@@ -23,7 +23,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .cone_program import take
 from .cone_slope import LEAST, Slope
 from .cones import BlockDiagonal
 
@@ -77,9 +76,6 @@ class KKT:
     def _inverse(self, r: Tensor) -> Tensor:
         """(I − D + εI)⁻¹ r."""
         return (r + self.W.times(r)) / (1 + LEAST)
-
-    def select(self, rows: Tensor) -> KKT:
-        return KKT(take(self.A, rows), self.D.select(rows), self.W.select(rows), self.L[rows])
 
 
 def factorise(A: Tensor, slope: Slope) -> KKT:

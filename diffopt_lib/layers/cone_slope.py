@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .cone_exponential import exponential_pair
 from .cone_symmetric import (
+    congruence_matrix,
     second_order_frame,
     second_order_matrix,
     second_order_sums,
@@ -39,8 +40,8 @@ class Slope(NamedTuple):
 def linearise(v: Tensor, cones: Cones, near: Tensor | None = None) -> tuple[Tensor, Slope]:
     """y ``(*batch, m)`` and its slope at v ``(*batch, m)``; ``near`` is a guess at s, which only saves time."""
     parts = [_block(block, block.of(v), None if near is None else block.of(near)) for block in cones.blocks]
-    y, D, W = zip(*parts, strict=True) if parts else ((), (), ())
-    y = torch.cat([part.flatten(-2) for part in y], dim=-1) if parts else v
+    ys, D, W = zip(*parts, strict=True) if parts else ((), (), ())
+    y = torch.cat([*(part.flatten(-2) for part in ys), v[..., :0]], dim=-1)
     return y, Slope(BlockDiagonal(cones, D), BlockDiagonal(cones, W))
 
 
@@ -62,8 +63,8 @@ def _block(block: Block, v: Tensor, near: Tensor | None) -> tuple[Tensor, Tensor
         eigenvalues, V = torch.linalg.eigh(to_matrix(v))
         p, s = _parts(eigenvalues)
         sums = semidefinite_sums(p, s)
-        y = to_vector((V * p.unsqueeze(-2)) @ V.mT)
-        return y, semidefinite_matrix(V, share(*sums)), semidefinite_matrix(V, odds(*sums))
+        y, T = to_vector((V * p.unsqueeze(-2)) @ V.mT), congruence_matrix(V)
+        return y, semidefinite_matrix(T, share(*sums)), semidefinite_matrix(T, odds(*sums))
     identity = torch.eye(3, dtype=v.dtype, device=v.device)
     p, P = exponential_pair(-v, near)
     D = identity - P

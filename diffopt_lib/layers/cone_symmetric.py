@@ -20,12 +20,10 @@ Source: Parikh & Boyd 2014, §6.3; for (2), Sun & Sun, Semismooth matrix-valued 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-Scalar = Callable[[Tensor], Tensor]
 Pair = tuple[Tensor, Tensor]
 
 
@@ -135,22 +133,24 @@ def congruence_matrix(V: Tensor) -> Tensor:
     """H ↦ VHVᵀ as a matrix on vectors of triangles, ``(..., k(k+1)/2, k(k+1)/2)``."""
     row, column = lower_triangle(V.shape[-1], V.device)
     scale = 1 + (math.sqrt(0.5) - 1) * (row == column).to(V.dtype)
-    # Column (i, j) is the vector of the symmetric part of vᵢvⱼᵀ, and of vᵢvᵢᵀ on the diagonal, times its place's unit.
-    upper, lower = V[..., row, :], V[..., column, :]
-    T = upper[..., row] * lower[..., column] + upper[..., column] * lower[..., row]
+    # Column (i, j) is the vector of the symmetric part of vᵢvⱼᵀ, made a unit vector if V is orthogonal.
+    upper, lower = V.index_select(-2, row), V.index_select(-2, column)
+    T = upper.index_select(-1, row) * lower.index_select(-1, column)
+    T = T + upper.index_select(-1, column) * lower.index_select(-1, row)
     return T * (scale[:, None] * scale)
 
 
-def semidefinite_matrix(V: Tensor, gamma: Tensor) -> Tensor:
-    """H ↦ V (γ ∘ VᵀHV) Vᵀ as a matrix on vectors of triangles, for γ given as such a vector ``(..., k(k+1)/2)``."""
-    T = congruence_matrix(V)  # orthogonal, because V is
+def semidefinite_matrix(T: Tensor, gamma: Tensor) -> Tensor:
+    """H ↦ V (γ ∘ VᵀHV) Vᵀ as a matrix on vectors of triangles, for γ given as such a vector ``(..., k(k+1)/2)`` and
+    the congruence matrix T of an orthogonal V."""
     return (T * gamma.unsqueeze(-2)) @ T.mT
 
 
 def semidefinite_jacobian(v: Tensor) -> Tensor:
     """DΠ(v) for the semidefinite cone, ``(..., size, size)``, by eq. (2)."""
     eigenvalues, V = torch.linalg.eigh(to_matrix(v))
-    return semidefinite_matrix(V, share(*semidefinite_sums(torch.relu(eigenvalues), torch.relu(-eigenvalues))))
+    gamma = share(*semidefinite_sums(torch.relu(eigenvalues), torch.relu(-eigenvalues)))
+    return semidefinite_matrix(congruence_matrix(V), gamma)
 
 
 def semidefinite_sums(p: Tensor, s: Tensor) -> Pair:

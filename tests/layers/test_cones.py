@@ -6,11 +6,13 @@ import pytest
 import torch
 from cone_problems import as_matrix
 
+from diffopt_lib.layers.cone_slope import LEAST, linearise
 from diffopt_lib.layers.cones import (
     Cones,
     dual_projection_jacobian,
     project,
     project_dual,
+    project_rows,
     projection_derivative,
     projection_jacobian,
 )
@@ -147,6 +149,13 @@ def test_all_cones_agree_with_diffcp():
         np.testing.assert_allclose(project_dual(v[i], PRODUCT).numpy(), expected, atol=1e-6)
 
 
+def test_a_guess_changes_nothing():
+    cones, v = Cones(exp=500), normal(1500, scale=3.0)
+    p = project(v, cones)
+    for near in (p, p + normal(1500, seed=1), normal(1500, seed=2), torch.zeros_like(p)):
+        torch.testing.assert_close(project_rows(v, cones, near), p, rtol=1e-12, atol=1e-12)
+
+
 class TestDerivatives:
     @pytest.mark.parametrize("cones", [*SINGLE.values(), PRODUCT], ids=[*SINGLE, "product"])
     def test_first_and_second_and_forward_mode(self, cones):
@@ -170,6 +179,15 @@ class TestDerivatives:
         torch.testing.assert_close(J, J.mT)
         eigenvalues = torch.linalg.eigvalsh(J)
         assert eigenvalues.min() > -1e-12 and eigenvalues.max() < 1 + 1e-12
+
+    @pytest.mark.parametrize("cones", [*SINGLE.values(), PRODUCT], ids=[*SINGLE, "product"])
+    def test_the_solver_linearises_to_the_same(self, cones):
+        v = normal(6, cones.rows)
+        y, (D, W) = linearise(v, cones)
+        torch.testing.assert_close(y, project_dual(v, cones))
+        torch.testing.assert_close(D.dense(v), dual_projection_jacobian(v, cones))
+        rest = (1 + LEAST) * torch.eye(cones.rows, dtype=DOUBLE) - D.dense(v)
+        torch.testing.assert_close(W.dense(v) @ rest, D.dense(v), atol=1e-6, rtol=0)
 
     @pytest.mark.parametrize("cones", [*SINGLE.values(), PRODUCT], ids=[*SINGLE, "product"])
     def test_finite_differences(self, cones):
