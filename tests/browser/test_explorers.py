@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from bs4 import BeautifulSoup
-from explorers import distance, set_context, state, wait_until_mounted
+from explorers import distance, flat, set_context, state, wait_until_mounted
 from pages import HTML, chapters, pages
 from playwright.sync_api import Browser, Locator
 from visit import PHONE, visit
@@ -27,7 +27,7 @@ each_explorer = pytest.mark.parametrize(("page", "number"), explorers())
 
 
 def test_every_chapter_has_an_explorer() -> None:
-    assert {page for page, _ in explorers()} >= set(chapters())
+    assert {page for page, _ in explorers()} >= {page for page in chapters() if "/appendix/" not in page}
 
 
 @each_explorer
@@ -45,8 +45,10 @@ def test_shows_what_the_library_computes(chromium: Browser, html: Path, page: st
             marks = set_context(explorer, check["context"])["marks"]
             shown.append(marks)
             for name, truth in check["marks"].items():
-                # The stated error was measured in float64 from the same table; the page computes the same sums.
-                tolerance = stated.get(name, 0.0) * (1 + 1e-6) + 1e-9
+                # The stated error was measured in float64 from the same table; the page computes the same sums, and the
+                # truth is written to nine digits.
+                size = max((abs(v) for v in flat(truth) if isinstance(v, float | int)), default=0.0)
+                tolerance = stated.get(name, 0.0) * (1 + 1e-6) + 1e-8 * (1 + size)
                 assert distance(marks[name], truth) <= tolerance, (name, check["context"])
         assert any(marks != shown[0] for marks in shown), "nothing moves"
     assert visited.errors == []

@@ -1,5 +1,7 @@
 """Fixtures for the tests of the experiments."""
 
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,3 +19,11 @@ def line() -> Experiment:
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     return Run(seed=3, device=torch.device("cpu"), folder=tmp_path / "checkpoints")
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c_interrupts() -> Iterator[None]:
+    """A shell that starts the tests in the background makes them ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
