@@ -22,7 +22,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from ..linear import LinearOperator, condition_estimate
+from ..linear import LinearOperator, condition_estimate, lu_factor
 from ..solution import SolverError, failed_indices
 from .cone_kkt import factorise
 from .cone_program import Program, times
@@ -175,7 +175,7 @@ def _solve_in_range(J: Tensor, b: Tensor, singular: str) -> Tensor:
 
 def _solve_refined(factored: Tensor, J: Tensor, b: Tensor, rounds: int = 4) -> tuple[Tensor, Tensor]:
     """J w = b by iterative refinement with the factors of a matrix near J; and the size of what is left of b."""
-    LU, pivots, _ = torch.linalg.lu_factor_ex(factored)
+    LU, pivots, _ = lu_factor(factored)
     well = condition_estimate(factored, LU, pivots) < 0.1 / torch.finfo(J.dtype).eps
     w = torch.zeros_like(b)
     left = b
