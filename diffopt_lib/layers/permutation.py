@@ -40,8 +40,8 @@ class AssignmentSolution:
 
     Attributes:
         P: ``(*batch, n, m)``. It alone carries gradients.
-        row_potential, column_potential: f ``(*batch, n)`` and g ``(*batch, m)`` with P = a bᵀ ∘ exp((S + f + gᵀ)/τ); one
-            entry more for what is left over in problem (2). Only their sums are determined, up to rounding.
+        row_potential, column_potential: f ``(*batch, n)`` and g ``(*batch, m)``, P_ij = a_i b_j exp((S_ij + f_i + g_j)/τ),
+            with one entry more for what is left over in problem (2). Only the sums f_i + g_j are determined.
         converged, iterations: ``(*batch,)``.
         residual: the largest relative error of a marginal, ``(*batch,)``.
     """
@@ -127,8 +127,7 @@ def solve_assignment(
     batch = torch.broadcast_shapes(*(t.shape[:-2] for t in (S, tau, a, b)))
     start = S.new_zeros(*batch, S.shape[-1])
     if init is not None:
-        guess = (init.row_potential if wide else init.column_potential).detach().nan_to_num().to(S)
-        start = start + guess
+        start = start + _guess(init.row_potential if wide else init.column_potential, start)
 
     def algorithm(_f, start, S, tau, a, b):
         return _solve(start, S, tau, a, b, init is not None, tolerance, max_iterations, on_failure)
@@ -239,6 +238,17 @@ def _solve(
     return z.reshape(*batch, -1), *(t.reshape(batch) for t in (converged, iterations, error))
 
 
+def _guess(potential: Tensor, start: Tensor) -> Tensor:
+    """A potential of an earlier solution, without the NaN that mark failures."""
+    try:
+        return potential.detach().nan_to_num().to(start).expand(start.shape)
+    except RuntimeError:
+        raise ValueError(
+            f"init must be the solution of a problem of this shape: its potential should broadcast to "
+            f"{tuple(start.shape)}, got {tuple(potential.shape)}"
+        ) from None
+
+
 def _problem(
     scores: Tensor,
     tau: float | Tensor,
@@ -281,7 +291,7 @@ def _problem(
 
 
 def _with_slack(S: Tensor, a: Tensor, b: Tensor, mass: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Problem (2) as problem (1): a last row takes what is left of the columns, a last column what is left of the rows."""
+    """Problem (2) as problem (1), with a last row for what is left of the columns and a last column likewise."""
     check_finite("mass", mass)
     check_positive("mass", mass)
     left_of_rows, left_of_columns = a.sum(-1) - mass, b.sum(-1) - mass
