@@ -1,4 +1,4 @@
-"""Checkpoints that are either whole or not there, and Ctrl-C that waits for the end of a step."""
+"""Checkpoints that are either whole or not there, and interrupts that wait for the end of a step."""
 
 from __future__ import annotations
 
@@ -25,20 +25,21 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
 
 @contextmanager
 def interrupt_flag() -> Iterator[Callable[[], bool]]:
-    """Gives a function that tells whether Ctrl-C was pressed inside the block, instead of stopping in mid-step.
+    """Gives a function that tells whether the process was interrupted inside the block, which does not stop it.
 
-    A second Ctrl-C stops at once.
+    An interrupt is Ctrl-C, or the SIGTERM of a scheduler or of ``torchrun``. A second Ctrl-C stops at once.
     """
-    pressed = False
+    interrupted = False
 
-    def press(signum: int, frame: Any) -> None:
-        nonlocal pressed
-        if pressed:
+    def interrupt(signum: int, frame: Any) -> None:
+        nonlocal interrupted
+        if interrupted and signum == signal.SIGINT:
             raise KeyboardInterrupt
-        pressed = True
+        interrupted = True
 
-    before = signal.signal(signal.SIGINT, press)
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: pressed
+        yield lambda: interrupted
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

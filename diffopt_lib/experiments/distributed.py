@@ -6,11 +6,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.distributed import ReduceOp, all_reduce, destroy_process_group, init_process_group
+from torch.distributed import ReduceOp, all_reduce, broadcast_object_list, destroy_process_group, init_process_group
 from torch.nn.parallel import DistributedDataParallel
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -41,13 +44,21 @@ class Processes:
             return model
         return DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
 
-    def any(self, flag: bool, device: torch.device) -> bool:
-        """Whether the flag is set in any process, so that all of them stop after the same step."""
+    def from_first(self, value: T | None) -> T | None:
+        """The first process's value, in all of them: only there need files be, and the others wait for it."""
         if self.count == 1:
-            return flag
-        flags = torch.tensor(int(flag), device=device)
-        all_reduce(flags, ReduceOp.MAX)
-        return bool(flags)
+            return value
+        values = [value]
+        broadcast_object_list(values, src=0)
+        return values[0]
+
+    def largest(self, value: int, device: torch.device) -> int:
+        """The largest of the processes' values, so that all of them do the same."""
+        if self.count == 1:
+            return value
+        values = torch.tensor(value, device=device)
+        all_reduce(values, ReduceOp.MAX)
+        return int(values)
 
 
 SINGLE = Processes(rank=0, count=1)

@@ -75,7 +75,9 @@ class Run:
         folder: where checkpoints lie. Trainings found there are continued.
         budget: seconds for all trainings together, or None. A training that runs out of it stops early.
         processes: this process among those that ``torchrun`` started.
+        command: that started it, if it was resumed since.
         trainings: filled in by :func:`~diffopt_lib.experiments.training.train`.
+        inherited: seconds of training that were found in checkpoints; likewise.
     """
 
     seed: int
@@ -83,7 +85,9 @@ class Run:
     folder: Path
     budget: float | None = None
     processes: Processes = SINGLE
+    command: str | None = None
     trainings: dict[str, TrainingRecord] = field(default_factory=dict)
+    inherited: float = 0.0
     started: float = field(default_factory=time.monotonic)
 
     @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from .. import __version__
 
 VERSIONS = ("diffopt_lib", "torch", "numpy", "scipy")
 
@@ -30,12 +33,18 @@ def provenance(device: torch.device, *, packages: tuple[str, ...] = ()) -> dict[
 def command_line() -> str:
     """The command as one would type it."""
     module = getattr(sys.modules["__main__"], "__spec__", None)
-    if module is None:
-        return " ".join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
-    name = module.name.removesuffix(".__main__")
-    processes = int(os.environ.get("WORLD_SIZE", 1))
-    start = "python" if processes == 1 else f"torchrun --nproc-per-node {processes}"
-    return " ".join([start, "-m", name, *sys.argv[1:]])
+    what = ["-m", module.name.removesuffix(".__main__")] if module else [Path(sys.argv[0]).name]
+    return shlex.join([*launcher(), *what, *sys.argv[1:]])
+
+
+def launcher() -> list[str]:
+    """``python``, or ``torchrun`` with the number of processes that it started."""
+    if "WORLD_SIZE" not in os.environ:
+        return ["python"]
+    processes = int(os.environ["WORLD_SIZE"])
+    per_node = int(os.environ.get("LOCAL_WORLD_SIZE", processes))
+    nodes = [] if per_node == processes else ["--nnodes", str(processes // per_node)]
+    return ["torchrun", *nodes, "--nproc-per-node", str(per_node)]
 
 
 def hardware(device: torch.device) -> dict[str, Any]:
@@ -60,11 +69,11 @@ def processor() -> str:
 
 
 def version(package: str) -> str | None:
-    """The installed version of a distribution, or None."""
+    """The installed version of a distribution, or None. Ours is known where it is run without being installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        return None
+        return __version__ if package == "diffopt_lib" else None
 
 
 def git_commit() -> str | None:

@@ -19,6 +19,12 @@ RESULTS = Path(__file__).parent / "results"
 def describe(experiment: Experiment, run: Run, outcome: Outcome, seconds: float) -> dict[str, Any]:
     """The content of a result file.
 
+    Args:
+        experiment: that was run.
+        run: how.
+        outcome: what it found.
+        seconds: since it was started or last resumed; those that its trainings had taken before are added.
+
     Raises:
         ValueError: the outcome lacks a figure that the paper has.
     """
@@ -36,7 +42,14 @@ def describe(experiment: Experiment, run: Run, outcome: Outcome, seconds: float)
         "weights": sorted(outcome.weights),
         "trainings": {name: asdict(record) for name, record in run.trainings.items()},
         "provenance": provenance(run.device)
-        | {"seed": run.seed, "budget": run.budget, "processes": run.processes.count, "seconds": round(seconds, 1)},
+        | ({"command": run.command} if run.command else {})
+        | {
+            "seed": run.seed,
+            "budget": run.budget,
+            "processes": run.processes.count,
+            "seconds": round(seconds + run.inherited, 1),
+            "resumed": run.inherited > 0,
+        },
     }
 
 

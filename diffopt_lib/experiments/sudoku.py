@@ -2,16 +2,17 @@
 
 A puzzle x, one-hot in {0, 1}⁶⁴, goes in as the linear cost of a quadratic program whose equations are learned:
 
-    y*(x) = argmin_{y ≥ 0}  ½ q ‖y‖² − xᵀy + ½ ‖A (y − exp ζ)‖² / δ                                 (1)
+    y*(x) = argmin_y  ½ q ‖y‖² − xᵀy   s.t.   A y = A exp ζ,  y ≥ 0                                 (1)
 
-A ∈ R⁴⁰ˣ⁶⁴ and ζ ∈ R⁶⁴ are the parameters, q = δ = 0.1. The rules of the game are equations A y = b of this kind, for
-the cells, rows, columns and blocks, of which 40 are independent; nothing tells the layer which. The loss is the mean
-squared distance to the one-hot solution.
+A ∈ R⁴⁰ˣ⁶⁴ and ζ ∈ R⁶⁴ are the parameters, q = 0.1; a right side A exp ζ keeps the program feasible whatever is learned.
+The rules of the game are equations of this kind, for the cells, rows, columns and blocks, of which 40 are independent;
+nothing tells the layer which. The loss is the mean squared distance to the one-hot solution.
 
-The paper imposes A (y − exp ζ) = 0, the limit δ → 0. That layer learns as fast, but the better it has learned, the less
-its derivative exists: at a solved board 40 equations and 48 active bounds meet in R⁶⁴, the multipliers are not unique,
-and ``solve_qp`` raises. In (1) the multipliers of the equations are A (y − exp ζ) / δ, and the active bounds are rows
-of the identity, so the derivative exists wherever no bound is weakly active.
+At a solved board 40 equations and 48 active bounds meet in R⁶⁴. They are linearly dependent, so the multipliers are not
+unique and y* has a kink in the right side; ``solve_qp`` documents the one-sided derivative that it gives there, and
+training needs no more.
+
+The learning rate was chosen on the data of seed 1 (:func:`data`); results are those of seed 0.
 
 A board counts as wrong if any of its 16 cells is. The paper counts boards that break a rule, which are no more.
 
@@ -35,31 +36,29 @@ HELD_OUT_GRIDS = 29
 CELLS = SIDE**3
 BATCH = 150
 EPOCHS, BASELINE_EPOCHS = 8, 100
-LEARNING_RATE = 2e-2
+LEARNING_RATE = 4e-2
 RULES = 40
 
 
 class SudokuLayer(nn.Module):
     """The layer (1): puzzles ``(*batch, 4, 4, 4)`` to scores of the same shape."""
 
-    ridge: Tensor
+    Q: Tensor
     G: Tensor
     h: Tensor
 
-    def __init__(self, rules: int = RULES, q: float = 0.1, delta: float = 0.1):
+    def __init__(self, rules: int = RULES, q: float = 0.1):
         super().__init__()
-        self.delta = delta
         self.A = nn.Parameter(torch.rand(rules, CELLS, dtype=torch.float64))
         self.zeta = nn.Parameter(torch.zeros(CELLS, dtype=torch.float64))
         identity = torch.eye(CELLS, dtype=torch.float64)
-        self.register_buffer("ridge", q * identity, persistent=False)
+        self.register_buffer("Q", q * identity, persistent=False)
         self.register_buffer("G", -identity, persistent=False)
         self.register_buffer("h", torch.zeros(CELLS, dtype=torch.float64), persistent=False)
 
     def forward(self, puzzle: Tensor) -> Tensor:
-        AtA = self.A.mT @ self.A / self.delta
-        p = -puzzle.flatten(-3).double() - AtA @ self.zeta.exp()
-        return solve_qp(self.ridge + AtA, p, G=self.G, h=self.h).y.view_as(puzzle)
+        p, b = -puzzle.flatten(-3).double(), self.A @ self.zeta.exp()
+        return solve_qp(self.Q, p, self.A, b, self.G, self.h).y.view_as(puzzle)
 
 
 def fully_connected(hidden: int = 512) -> nn.Module:
@@ -115,10 +114,12 @@ def run(run: Run) -> Outcome:
     train(run, "fully connected", baseline, optimizer, loss, batches, steps=total, schedule=schedule, share=0.2)
 
     optimizer = torch.optim.Adam(layer.parameters(), lr=LEARNING_RATE)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS * steps)
     errors = []
     for epoch in range(EPOCHS):
         of_epoch = partial(_shifted, batches, epoch * steps)
-        train(run, f"epoch {epoch + 1}", layer, optimizer, loss, of_epoch, steps=steps, share=0.8 / EPOCHS)
+        name, share = f"epoch {epoch + 1}", 0.8 / EPOCHS
+        train(run, name, layer, optimizer, loss, of_epoch, steps=steps, schedule=schedule, share=share)
         errors.append(wrong(layer, test, run.device))
     learned = [epoch for epoch, error in enumerate(errors, start=1) if error <= GOAL]
     figures: dict[str, float | None] = {

@@ -8,8 +8,10 @@ for bit. With several processes each takes a part of every batch, so their numbe
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable
+from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +19,23 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from tqdm import tqdm  # type: ignore[import-untyped]
 
 from .checkpoint import interrupt_flag, load_checkpoint, save_checkpoint
 from .experiment import Run, TrainingRecord
 
 SECONDS_BETWEEN_CHECKPOINTS = 20.0
+SECONDS_BETWEEN_LINES = 10.0  # of a progress bar that is written to a file
 LOSS_ENTRIES = 100
 
 Batches = Callable[[int], tuple[Tensor, ...]]
+
+
+class Stop(IntEnum):
+    """Why a training stops before its last step; where processes differ, the largest holds for all."""
+
+    NO = 0
+    BUDGET = 1
+    INTERRUPT = 2
 
 
 def epochs(*tensors: Tensor, batch_size: int, seed: int) -> Batches:
@@ -76,12 +86,13 @@ def train(
         share: the part of ``run.budget`` that this training may use.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C was pressed; the checkpoint is written.
+        KeyboardInterrupt: Ctrl-C was pressed, or the process was told to end; the checkpoint is written.
+        ValueError: the checkpoint is of a run with another seed.
         FloatingPointError: the loss is not finite; the last checkpoint is kept.
     """
     parts: dict[str, Any] = {"model": model, "optimizer": optimizer} | ({"schedule": schedule} if schedule else {})
     path = run.folder / f"{name}.pt"
-    record, recent = _restore(path, parts, steps)
+    record, recent = _restore(run, path, parts, steps)
     run.trainings[name] = record
     replica = run.processes.replicate(model, run.device)
     model.train()
@@ -89,15 +100,15 @@ def train(
     def save() -> None:
         if run.processes.is_first:
             state = {key: part.state_dict() for key, part in parts.items()}
-            save_checkpoint(path, state | {"record": vars(record), "recent": recent})
+            save_checkpoint(path, state | {"record": vars(record), "recent": recent, "seed": run.seed})
 
     limit = float("inf") if run.budget is None else share * run.budget
-    progress = tqdm(total=steps, initial=record.steps, desc=name, disable=not run.processes.is_first, leave=False)
-    with interrupt_flag() as interrupted, progress:
+    with interrupt_flag() as interrupted, _progress_bar(run, name, record) as progress:
         last_saved = clock = time.monotonic()
-        while record.steps < steps:
-            stop = interrupted() or record.seconds >= limit
-            if run.processes.any(stop, run.device):
+        while True:
+            here = Stop.INTERRUPT if interrupted() else Stop.BUDGET if record.seconds >= limit else Stop.NO
+            stop = run.processes.largest(here, run.device)
+            if stop or record.steps >= steps:
                 break
             value = _step(replica, optimizer, loss, [run.processes.share(x) for x in batches(record.steps)])
             if schedule:
@@ -108,7 +119,7 @@ def train(
             if record.steps % max(steps // LOSS_ENTRIES, 1) == 0 or record.steps == steps:
                 record.losses.append([record.steps, sum(recent) / len(recent)])
                 recent.clear()
-                progress.set_postfix(loss=f"{record.losses[-1][1]:.4g}")
+                progress.set_postfix(loss=f"{record.losses[-1][1]:.4g}", refresh=False)
             now = time.monotonic()
             record.seconds += now - clock
             clock = now
@@ -116,20 +127,34 @@ def train(
                 save()
                 last_saved = now
         save()
-    if run.processes.any(interrupted(), run.device):
+    if stop == Stop.INTERRUPT or interrupted():
         raise KeyboardInterrupt
     model.eval()
     return record
 
 
-def _restore(path: Path, parts: dict[str, Any], steps: int) -> tuple[TrainingRecord, list[float]]:
+def _progress_bar(run: Run, name: str, record: TrainingRecord) -> Any:
+    from tqdm import tqdm  # type: ignore[import-untyped]  # only trainings need it
+
+    interval = 0.1 if sys.stderr.isatty() else SECONDS_BETWEEN_LINES
+    hidden = not run.processes.is_first
+    return tqdm(
+        total=record.planned, initial=record.steps, desc=name, disable=hidden, leave=False, mininterval=interval
+    )
+
+
+def _restore(run: Run, path: Path, parts: dict[str, Any], steps: int) -> tuple[TrainingRecord, list[float]]:
     """Put the checkpoint's states into the parts; gives the record, and the losses since its last entry."""
-    state = load_checkpoint(path)
+    state = run.processes.from_first(load_checkpoint(path) if run.processes.is_first else None)
     if state is None:
         return TrainingRecord(steps=0, planned=steps, seconds=0.0, losses=[]), []
+    if state["seed"] != run.seed:
+        raise ValueError(f"the checkpoint {path} is of a run with seed {state['seed']}, this one has {run.seed}")
     for key, part in parts.items():
         part.load_state_dict(state[key])
-    return TrainingRecord(**state["record"] | {"planned": steps}), state["recent"]
+    record = TrainingRecord(**state["record"] | {"planned": steps})
+    run.inherited += record.seconds
+    return record, state["recent"]
 
 
 def _step(model: nn.Module, optimizer: Optimizer, loss: Callable[..., Tensor], batch: list[Tensor]) -> float:

@@ -8,9 +8,14 @@ inequalities a = {i: λᵢ > sᵢ} are known, and (y, ν, λ) is the root of
     R = ( Qy + p + Aᵀν + Gᵀλ,   Ay − b,   Gᵢy − hᵢ for i ∈ a,   −λᵢ for i ∉ a )                       (2)
 
 which is linear, so the implicit function theorem gives derivatives of every order with respect to all six arguments
-as long as the active set does not change: the gradients of the active constraints are linearly independent, the
-Hessian is positive definite along them, and no active constraint is weakly active (λᵢ = sᵢ = 0). There y* has a kink,
-and (2) gives the derivative of one of its sides: the one where the constraint is inactive.
+as long as the active set does not change: the Hessian is positive definite along the active constraints, their
+gradients are linearly independent, and none of them is weakly active (λᵢ = sᵢ = 0). Where that fails,
+
+- several y are optimal: the backward pass raises;
+- active gradients are dependent (more walls than dimensions meet in y*): y* has a kink in h, and the derivative shares
+  each wall's effect among the dependent ones with the least sum of squares; that of the duals, not unique, raises;
+- a constraint is weakly active: y* has a kink, and (2) gives the derivative of one of its sides, the one where the
+  constraint is inactive. ``smoothing`` gives the slope of a smooth function near y* instead.
 
 Chapter: book/2_differentiable/04_quadratic_programs. Source: OptNet, eqs. 6–8.
 """

@@ -42,17 +42,17 @@ class NearestPoint:
 
     L: Tensor
     R: Tensor
-    W: Tensor
-    along: Tensor  # R⁻¹Uᵀ: rows that are an orthonormal basis of the span of U
-    P: Tensor
+    basis: Tensor  # R⁻¹Uᵀ: orthonormal rows that span the columns of U
+    along: Tensor  # W in that basis, ``(N, k, m)``
+    P: Tensor  # what is left of W
     v: Tensor
     t: Tensor  # z₀ in that basis
 
     def solution(self, lam: Tensor) -> tuple[Tensor, Tensor]:
         """y and ν for given λ."""
-        z = mul(self.along.mT, self.t) - mul(self.P, lam)
+        z = mul(self.basis.mT, self.t) - mul(self.P, lam)
         y = solve_lower(self.L, z - self.v, transpose=True)
-        return y, -solve_lower(self.R, self.t + mul(self.along, mul(self.W, lam)), transpose=True)
+        return y, -solve_lower(self.R, self.t + mul(self.along, lam), transpose=True)
 
 
 @dataclass(frozen=True)
@@ -95,14 +95,16 @@ def nearest_point(qp: QP) -> NearestPoint:
     L = _well_conditioned(cholesky_(qp.Q.clone()))
     U, W, v = (solve_lower(L, columns) for columns in (qp.A.mT, qp.G.mT, qp.p))
     R = _well_conditioned(cholesky_(torch.matmul(U.mT, U)))
-    along = solve_lower(R, U.mT)
-    P = W - torch.matmul(along.mT, torch.matmul(along, W)) if qp.A.shape[-2] else W
-    return NearestPoint(L, R, W, along, P, v, solve_lower(R, qp.b + mul(U.mT, v)))
+    basis = solve_lower(R, U.mT)
+    along = torch.matmul(basis, W)
+    P = torch.matmul(basis.mT, along).neg_().add_(W) if qp.A.shape[-2] else W
+    return NearestPoint(L, R, basis, along, P, v, solve_lower(R, qp.b + mul(U.mT, v)))
 
 
 def complementarity(qp: QP, problem: NearestPoint) -> Complementarity:
     M = torch.matmul(problem.P.mT, problem.P)
-    q = qp.h + mul(problem.W.mT, problem.v - mul(problem.along.mT, problem.t))
+    in_basis = mul(problem.basis, problem.v) - problem.t
+    q = qp.h + mul(problem.P.mT, problem.v) + mul(problem.along.mT, in_basis)  # as P is orthogonal to the basis
     size = 1 + torch.maximum(qp.p.abs().amax(-2, keepdim=True), qp.h.abs().amax(-2, keepdim=True))
     return Complementarity(M, q, size, torch.empty(len(q), *M.shape[1:], dtype=M.dtype, device=M.device))
 

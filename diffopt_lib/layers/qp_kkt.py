@@ -139,9 +139,9 @@ def solve_exactly(qp: QP, compliance: Tensor, included: Tensor, r: Step, rounds:
     Every round takes out most of what the regularisation left. The second result tells where that succeeded, ``(N,)``.
     """
     kkt = factorise(qp, included / compliance.clamp_min(1 / EQUALITY_WEIGHT))
-    step, left = kkt.solve(r), r
-    size = _size(r)
+    step, left, size = Step(*(torch.zeros_like(v) for v in r)), r, _size(r)
     for _ in range(rounds):
+        step = Step(*(a + d for a, d in zip(step, kkt.solve(left), strict=True)))
         left = Step(
             y=r.y - mul(qp.Q, step.y) - mul(qp.A.mT, step.equality) - mul(qp.G.mT, step.inequality),
             equality=r.equality - mul(qp.A, step.y) + qp.elastic * step.equality,
@@ -149,7 +149,6 @@ def solve_exactly(qp: QP, compliance: Tensor, included: Tensor, r: Step, rounds:
         )
         if (_size(left) <= 1e4 * torch.finfo(size.dtype).eps * size).all():
             break
-        step = Step(*(a + d for a, d in zip(step, kkt.solve(left), strict=True)))
     return step, _size(left) <= 1e-6 * size
 
 

@@ -29,7 +29,7 @@ def flatten(data: Sequence[Tensor], batch: torch.Size, elastic: Tensor) -> QP:
     if free.any():
         G, h = torch.where(free, 0, G), torch.where(free, 1, h)
     elastic = elastic.expand(*batch, 1).reshape(batch.numel(), 1, 1) if elastic.any() else p.new_zeros(1, 1, 1)
-    return QP(0.5 * (Q + Q.mT), p, A, b, G, h, elastic.double())
+    return QP((Q + Q.mT).mul_(0.5), p, A, b, G, h, elastic.double())
 
 
 class KKTSystem:

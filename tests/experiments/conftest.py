@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from line import fit_line
+from line import LINE
 
 from diffopt_lib.experiments import Experiment, Run
 
 
 @pytest.fixture
 def line() -> Experiment:
-    return Experiment("line", "a line is fitted", {"test error": 0.5}, "nobody, 2000, table 1", "no chapter", fit_line)
+    return LINE
 
 
 @pytest.fixture

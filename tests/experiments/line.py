@@ -1,12 +1,22 @@
-"""A small experiment that trains in a moment; under torchrun each process writes what it learned to its own file."""
+"""A small experiment that trains in a moment, and as a program the command line on it.
 
+If the environment variable LINE_FOLDER is set, its processes leave traces there: each appends to the file `steps` at
+every step, and writes what it learned to a file of its own. LINE_PAUSE is how many seconds a step takes longer.
+"""
+
+import os
 import sys
+import time
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from diffopt_lib.experiments import Outcome, Run, epochs, train
+from diffopt_lib import experiments
+from diffopt_lib.experiments import Experiment, Outcome, Run, __main__, epochs, train
+
+FOLDER = os.environ.get("LINE_FOLDER")
+PAUSE = float(os.environ.get("LINE_PAUSE", "0"))
 
 
 def fit_line(run: Run) -> Outcome:
@@ -22,17 +32,22 @@ def fit_line(run: Run) -> Outcome:
     train(run, "line", model, optimizer, squared_error, batches, steps=40, schedule=schedule)
     with torch.no_grad():
         error = squared_error(model, x.to(run.device), y.to(run.device)).item()
+    if FOLDER:
+        torch.save(model.state_dict(), Path(FOLDER) / f"{run.processes.rank} of {run.processes.count}.pt")
     return Outcome({"test error": error}, {"line": model.state_dict()})
 
 
 def squared_error(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    if FOLDER:
+        with open(Path(FOLDER) / "steps", "a") as steps:
+            steps.write(".")
+        time.sleep(PAUSE)
     return ((model(x).squeeze(-1) - y) ** 2).mean()
 
 
-if __name__ == "__main__":
-    from diffopt_lib.experiments.distributed import join_processes
+LINE = Experiment("line", "A line is fitted.", {"test error": 0.5}, "nobody, 2000, table 1", "no chapter", fit_line)
 
-    folder = Path(sys.argv[1])
-    with join_processes("cpu") as (processes, device):
-        weights = fit_line(Run(3, device, folder, processes=processes)).weights["line"]
-        torch.save(weights, folder / f"weights {processes.rank} of {processes.count}.pt")
+if __name__ == "__main__":
+    experiments.MODULES = ("line",)
+    __main__.find = lambda name: LINE
+    sys.exit(__main__.main(sys.argv[1:]))

@@ -1,15 +1,20 @@
 """The command line, the result files and the weights they come with."""
 
 import json
+import os
 import re
+import subprocess
 import sys
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+import diffopt_lib
 from diffopt_lib import experiments, pretrained
 from diffopt_lib.experiments import Outcome, __main__, find, names
-from diffopt_lib.experiments.provenance import git_commit, version
+from diffopt_lib.experiments.provenance import command_line, git_commit, version
 from diffopt_lib.experiments.results import describe, read_result
 
 FOLDERS = ["--output", "out", "--checkpoints", "checkpoints"]
@@ -84,13 +89,118 @@ def test_resume_goes_on_with_the_settings_of_the_run(command, tmp_path, capsys):
 
 def test_resume_without_a_checkpoint_says_what_to_do(command, capsys):
     assert command("resume", "line", *FOLDERS) == 2
-    assert "start it with `run`" in capsys.readouterr().err
+    assert "line has no checkpoint in checkpoints; start it with `run`" in capsys.readouterr().err
+    assert command("resume", *FOLDERS) == 2
+    assert "no experiment has a checkpoint in checkpoints; start it with `run`" in capsys.readouterr().err
+
+
+def test_resume_without_a_name_takes_the_one_that_was_at_work_last(command, tmp_path, monkeypatch):
+    monkeypatch.setattr(experiments, "MODULES", ("line", "older"))
+    command("run", "line", "--device", "cpu", "--budget", "0", *FOLDERS)
+    older = tmp_path / "checkpoints" / "older" / "settings.json"
+    older.parent.mkdir()
+    older.write_text("{}")
+    os.utime(older, (1, 1))
+    assert command("resume", *FOLDERS) == 0
+    assert read_result("line", tmp_path / "out")["complete"]
+
+
+def test_resume_stays_on_the_device_of_the_run(command, tmp_path, monkeypatch, capsys):
+    command("run", "line", "--device", "cpu", "--budget", "0", *FOLDERS)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.cuda, "is_available", lambda: True)
+        assert command("resume", "line", *FOLDERS) == 0
+    assert read_result("line", tmp_path / "out")["provenance"]["hardware"]["device"] == "cpu"
+
+    settings = tmp_path / "checkpoints" / "line" / "settings.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"device": "cuda"}))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert command("resume", "line", *FOLDERS) == 2
+    assert "name another device with --device" in capsys.readouterr().err
+
+
+def test_what_a_budget_cut_short_does_not_replace_what_ships(command, tmp_path, monkeypatch):
+    """Without --output, a whole result goes to the library and one that is not stays with the checkpoints."""
+    for name in ("results", "weights"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(__main__, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(pretrained, "FOLDER", tmp_path / "weights")
+    checkpoints = tmp_path / "checkpoints"
+    command("run", "line", "--device", "cpu", "--budget", "0", "--checkpoints", str(checkpoints))
+    assert not list((tmp_path / "results").iterdir()) and not list((tmp_path / "weights").iterdir())
+    assert not read_result("line", checkpoints / "line")["complete"]
+    assert pretrained.names(checkpoints / "line") == ["line"]
+
+    command("resume", "line", "--checkpoints", str(checkpoints))
+    assert read_result("line", tmp_path / "results")["complete"] and pretrained.names(tmp_path / "weights") == ["line"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "chess"], "invalid choice: 'chess'"),
+        (["run"], "the following arguments are required: name"),
+        (["run", "line", "--seed", "-1"], "argument --seed: must be a whole number from 0 to 2147483647, got '-1'"),
+        (["run", "line", "--seed", "1.5"], "argument --seed: must be a whole number"),
+        (["run", "line", "--seed", str(2**31)], "argument --seed: must be a whole number"),
+        (["run", "line", "--budget", "-1"], "argument --budget: must be a number of seconds, 0 or more, got '-1'"),
+        (["run", "line", "--budget", "nan"], "argument --budget: must be a number of seconds"),
+        (["run", "line", "--budget", "soon"], "argument --budget: must be a number of seconds"),
+        (["run", "line", "--device", "gpu"], "argument --device: must be cpu or cuda, got 'gpu'"),
+        (["run", "line", "--device", "mps"], "argument --device: must be cpu or cuda"),
+        (["run", "line", "--device", "cuda:99"], "CUDA device(s), got 'cuda:99'"),
+        (["resume", "line", "--seed", "5"], "unrecognized arguments: --seed 5"),
+        ([], "the following arguments are required: command"),
+    ],
+)
+def test_bad_arguments_are_told_in_one_line(command, arguments, message, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        command(*arguments)
+    assert message in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_the_training(command, tmp_path, monkeypatch, capsys):
+    (tmp_path / "out").write_text("a file")
+    assert command("run", "line", *FOLDERS) == 2
+    assert "no folder out can be made" in capsys.readouterr().err
+    monkeypatch.setattr(__main__.os, "access", lambda path, mode: False)
+    assert command("run", "line", "--output", "elsewhere") == 2
+    assert "can't be written to; name another with --output" in capsys.readouterr().err
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_missing_packages_are_found_before_the_training(command, monkeypatch, capsys):
+    monkeypatch.setattr(__main__, "NEEDED", ("tqdm", "no_such_package"))
+    assert command("run", "line", *FOLDERS) == 2
+    assert "experiments need no_such_package: pip install 'diffopt_lib[experiments]'" in capsys.readouterr().err
+
+
+def test_listing_needs_no_packages_beside_torch():
+    hidden = "import sys; sys.modules.update(dict.fromkeys(['safetensors', 'tqdm', 'sklearn', 'matplotlib']))"
+    call = "from diffopt_lib.experiments.__main__ import main; main(['list'])"
+    done = subprocess.run([sys.executable, "-c", f"{hidden}; {call}"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert find("sudoku").claim in done.stdout
 
 
 def test_ctrl_c_says_how_to_go_on(command, line, monkeypatch, capsys):
-    monkeypatch.setattr(__main__, "carry_out", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+    def interrupted(run):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(__main__, "find", lambda name: replace(line, run=interrupted))
     assert command("run", "line", *FOLDERS) == 130
     assert "resume line" in capsys.readouterr().err
+
+
+def test_commands_are_as_one_would_type_them(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["x", "run", "line", "--output", "a folder"])
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", SimpleNamespace(name="package.experiments.__main__"))
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    assert command_line() == "python -m package.experiments run line --output 'a folder'"
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert command_line().startswith("torchrun --nnodes 2 --nproc-per-node 4 -m package.experiments run line")
 
 
 def test_an_outcome_must_have_the_published_figures(line, run):
@@ -123,4 +233,5 @@ def test_weights_round_trip_and_have_a_limit(tmp_path):
 
 def test_versions_of_what_is_not_installed():
     assert version("no-such-package-anywhere") is None
+    assert version("diffopt_lib") == diffopt_lib.__version__
     assert git_commit() is None or len(git_commit()) in (12, 13)

@@ -81,6 +81,23 @@ def test_a_crash_goes_on_from_the_last_checkpoint(run, whole, monkeypatch):
     assert [entry[0] for entry in run.trainings["line"].losses] == list(range(1, 41))
 
 
+def test_a_checkpoint_of_another_seed_is_refused(run):
+    """Two runs at once would otherwise mix in the folder they share."""
+    fit_line(run)
+    with pytest.raises(ValueError, match="is of a run with seed 3, this one has 4"):
+        fit_line(replace(run, seed=4))
+
+
+def test_sigterm_finishes_the_step_however_often_it_comes():
+    before = signal.getsignal(signal.SIGTERM)
+    with interrupt_flag() as interrupted:
+        assert not interrupted()
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert interrupted()
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 def test_a_finished_training_is_not_repeated(run, whole):
     fit_line(run)
     first = run.trainings.pop("line")

@@ -2,6 +2,7 @@
 
 import math
 
+import classic_qps
 import cvxpy as cp
 import numpy as np
 import pytest
@@ -243,6 +244,22 @@ class TestDerivatives:
         torch.testing.assert_close(dp, torch.zeros_like(dp))
         torch.testing.assert_close(dh, torch.tensor([0.0, 0, -1, 0], dtype=DOUBLE))
 
+    def test_where_too_many_walls_meet_the_least_norm_share_moves_the_corner_and_the_duals_raise(self):
+        """y₁ ≤ 1, y₂ ≤ 1 and y₁ + y₂ ≤ 2: the three rows times (⅓, ⅓, ⅔) are the shortest way to (1, 1)."""
+        G = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]], dtype=DOUBLE)
+        h = torch.tensor([1.0, 1.0, 2.0], dtype=DOUBLE, requires_grad=True)
+        s = solve_qp(torch.eye(2, dtype=DOUBLE), torch.tensor([-5.0, -5.0], dtype=DOUBLE), G=G, h=h)
+        (share,) = torch.autograd.grad(s.y.sum(), h, retain_graph=True)
+        torch.testing.assert_close(share, torch.linalg.pinv(G.T).sum(-1))
+        with pytest.raises(SolverError, match="degenerate"):
+            torch.autograd.grad(s.inequality_dual.sum(), h)
+
+    def test_a_weakly_active_constraint_counts_as_inactive(self):
+        x = torch.zeros(1, dtype=DOUBLE, requires_grad=True)
+        one = torch.ones(1, 1, dtype=DOUBLE)
+        y = solve_qp(one, -x, G=-one, h=torch.zeros(1, dtype=DOUBLE)).y
+        assert torch.autograd.grad(y.sum(), x)[0] == 1
+
     def test_a_solution_that_is_not_unique_raises_in_the_backward_pass(self):
         Q = torch.diag(torch.tensor([1.0, 0.0], dtype=DOUBLE)).requires_grad_()
         solution = solve_qp(Q, torch.tensor([1.0, 0.0], dtype=DOUBLE))
@@ -377,6 +394,14 @@ class TestHardData:
             y = cp.Variable(5)
             problem = cp.Problem(cp.Minimize(p[i].numpy() @ y), [G[i].numpy() @ y <= h[i].numpy()])
             np.testing.assert_allclose(s.value[i].item(), problem.solve(solver=cp.CLARABEL), rtol=1e-7)
+
+
+@pytest.mark.parametrize("problem", classic_qps.PROBLEMS, ids=lambda problem: problem.__name__)
+def test_classic_problems_reach_their_published_optima(problem):
+    *data, constant, optimum = problem()
+    solution = solve_qp(*data)
+    assert solution.value.item() + constant == pytest.approx(optimum, rel=1e-8, abs=1e-8)
+    assert solution.residual <= 1e-9
 
 
 @pytest.mark.data

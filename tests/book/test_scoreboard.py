@@ -1,0 +1,89 @@
+"""The scoreboard's cells on made-up result files: whatever was measured, and whatever was not."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import matplotlib.pyplot as plt
+import pytest
+from chapters import read
+
+from benchmarks import cone, qp
+
+SCOREBOARD = "book/appendix/scoreboard.ipynb"
+
+
+def made_up(benchmark: Any, device: str = "cpu") -> dict[str, Any]:
+    """A result file with every case of a benchmark. The first method after ours is wrong, the second fails."""
+    rng = random.Random(0)
+    cases = []
+    for case in benchmark.cases(quick=False):
+        rows: list[dict[str, Any]] = []
+        for method in benchmark.METHODS:
+            times = {"forward": rng.uniform(1, 9), "backward": 0.5, "both": rng.uniform(1, 9)}
+            rows.append({"method": method.name, **times, "solution_error": 1e-9, "gradient_error": 1e-8})
+        rows[1]["gradient_error"] = None
+        rows[2] = {"method": rows[2]["method"], "error": "RuntimeError: does not converge"}
+        rows[-1] = {"method": rows[-1]["method"], "missing": "left out: takes too long"}
+        cases.append({"table": case.table, "sizes": case.sizes, "dtype": str(case.dtype)[6:], "rows": rows})
+    machine = {"device": device, "processor": "a processor", "threads": 2}
+    how = {"command": "python -m benchmarks", "date": "2000-01-01", "hardware": machine, "versions": {"torch": "2"}}
+    return {"cases": cases, "targets": benchmark.targets(device), "provenance": how}
+
+
+def run_cells(folder: Path) -> dict[str, Any]:
+    """Execute the notebook's code with the results in `folder`; gives its variables."""
+    matplotlib.use("Agg")
+    variables: dict[str, Any] = {}
+    for cell in read(SCOREBOARD).cells:
+        if cell.cell_type == "code":
+            source = "\n".join(line for line in cell.source.splitlines() if not line.startswith("%"))
+            exec(source, variables)
+            variables["BENCHMARKS"] = folder
+            plt.close("all")
+    return variables
+
+
+@pytest.fixture(autouse=True)
+def own_style():
+    with matplotlib.rc_context():
+        yield
+
+
+@pytest.mark.parametrize("names", [(), ("qp",), ("cone",), ("qp", "cone", "qp-cuda")])
+def test_every_cell_runs_whatever_was_measured(tmp_path: Path, names: tuple[str, ...]) -> None:
+    files = {"qp": made_up(qp), "cone": made_up(cone), "qp-cuda": made_up(qp, "cuda")}
+    for name in names:
+        (tmp_path / f"{name}.json").write_text(json.dumps(files[name]))
+    (tmp_path / "qp-quick.json").write_text("not to be read")
+    variables = run_cells(tmp_path)
+    assert set(variables["benchmarks"]) == set(names)
+    for name in ("qp", "cone"):
+        shown = variables["full_table"](name).data
+        assert ("not finite" in shown and "does not converge" in shown) if name in names else "Not measured" in shown
+
+
+def test_losses_and_missed_targets_are_shown(tmp_path: Path) -> None:
+    """A method that is faster and right is a loss, one that is faster and wrong is not; a slower one is none."""
+    result = made_up(qp)
+    for case in result["cases"]:
+        for row, time in zip(case["rows"], (10.0, 1.0, None, 2.0, 40.0, None), strict=True):
+            if time:
+                row["both"] = time
+    (tmp_path / "qp.json").write_text(json.dumps(result))
+    variables = run_cells(tmp_path)
+    assert {row["method"] for *_, row in variables["slower"]} == {"Moreau"}
+    assert {row["method"] for *_, row in variables["right"]} == {"Moreau", "qpax"}
+    assert "Moreau in 18 of 18" in variables["sentence"]
+    targets = variables["target_table"]("qp").data
+    assert targets.count("missed") == len(qp.TABLE) * 2 and "reached" not in targets
+
+
+def test_where_ours_is_less_exact_is_shown(tmp_path: Path) -> None:
+    result = made_up(qp)
+    result["cases"][0]["rows"][0]["gradient_error"] = 0.4
+    (tmp_path / "qp.json").write_text(json.dumps(result))
+    rows = run_cells(tmp_path)["rows"]
+    assert [(row[1], row[3]) for row in rows] == [("Moreau", "0.4"), ("qpax", "0.4")]
