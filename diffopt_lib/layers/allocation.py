@@ -115,7 +115,7 @@ def _solve_scalar(operator: LinearOperator, b: Tensor) -> Tensor:
 
 def _solve(
     response: Response, infeasible: str, _f: object, x: Tensor, total: Tensor, tau: Tensor, upper: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     """The centre c and the multiplier ν, ``(*batch, 1)``, and what rounding took from y, ``(*batch, n)``."""
     batch, n = x.shape[:-1], x.shape[-1]
 
@@ -196,10 +196,11 @@ def _bracket(response: Response, t: Tensor, total: Tensor, upper: Tensor) -> tup
 
 def per_problem(name: str, value: float | Tensor, x: Tensor) -> Tensor:
     """A number or a tensor ``(*batch,)`` that belongs to whole problems, as a tensor ``(*batch, 1)`` like x."""
-    value = torch.as_tensor(value, device=None if isinstance(value, Tensor) else x.device)
-    check_same_kind("x", x, [(name, value)] if value.ndim else [])
+    if isinstance(value, Tensor):
+        check_same_kind("x", x, [(name, value)])
+    value = torch.as_tensor(value, dtype=x.dtype, device=x.device)
     check_finite(name, value)
-    return value.to(x.dtype).unsqueeze(-1)
+    return value.unsqueeze(-1)
 
 
 def align(*tensors: Tensor) -> tuple[Tensor, ...]:

@@ -37,7 +37,9 @@ def project_simplex(x: Tensor, total: float | Tensor = 1.0) -> Tensor:
     Raises:
         ValueError: x is not floating point, has no entry, or has NaN or infinite ones; the total is negative.
     """
-    return project_capped_simplex(x, total, torch.inf)
+    check_vectors(x)
+    x, total, tau, upper = align(x, per_problem("total", total, x), x.new_ones(1), x.new_full((1,), torch.inf))
+    return allocate(RECTIFIER, x, total, tau, upper, "total must be at least 0")
 
 
 def sparsemax(x: Tensor, tau: float | Tensor = 1.0) -> Tensor:
@@ -87,8 +89,8 @@ def capped_softmax(x: Tensor, upper: float | Tensor, tau: float | Tensor = 1.0) 
         tau: the temperature τ > 0, a number or a tensor ``(*batch,)``. Both get their gradients too.
 
     Raises:
-        ValueError: x is not floating point, has no entry, or has NaN or infinite ones; an upper bound is negative; their
-            sum is less than 1; τ is not positive.
+        ValueError: x is not floating point, has no entry, or has NaN or infinite ones; an upper bound is negative or
+            their sum less than 1; τ is not positive.
     """
     check_vectors(x)
     tau = per_problem("tau", tau, x)
@@ -100,9 +102,7 @@ def capped_softmax(x: Tensor, upper: float | Tensor, tau: float | Tensor = 1.0) 
 def _caps(upper: float | Tensor, x: Tensor) -> Tensor:
     if isinstance(upper, Tensor):
         check_same_kind("x", x, [("upper", upper)])
-        upper = upper.to(x.dtype)
-    else:
-        upper = torch.as_tensor(upper, dtype=x.dtype, device=x.device)
+    upper = torch.as_tensor(upper, dtype=x.dtype, device=x.device)
     if values_visible(upper) and not (upper >= 0).all():
         raise ValueError(f"upper must be at least 0, got {upper.min().item():g}")
     upper = upper.reshape(1) if upper.ndim == 0 else upper
