@@ -38,6 +38,9 @@ from .ridge import LinearHead
 
 OnFailure = Literal["raise", "nan"]
 TOLERANCE = 1e-11  # on the dual's KKT residual, which is measured relative to C
+# The rows of the sums in (2) and (4) are written in these units. Active rows enter the solver's matrix with a large
+# weight; where the multipliers are not unique, the rounding of that weight must not hide the little there is besides.
+ROW = 1 / 7
 
 
 @dataclass(frozen=True)
@@ -110,8 +113,8 @@ def svm_head(
         labels: classes 0 … n_classes − 1, int64, ``(*batch, n)``. A class may be absent.
         n_classes: number of classes.
         C: price of a missed margin, > 0, a number or a tensor ``(*batch,)``, which gets its gradient.
-        tolerance, max_iterations: of :func:`.solve_qp`. Where data can't be separated and C times the mean of ‖φ‖² is
-            beyond 10⁵, rounding may call for a larger tolerance.
+        tolerance, max_iterations: of :func:`.solve_qp`. Its residual is relative to C times the largest ‖φ‖². Beyond
+            10⁶ that may leave W with a few digits only, or call for a larger tolerance if data can't be separated.
         on_failure: ``"raise"``, or ``"nan"`` to mark tasks that did not converge, and their gradients, NaN.
         init: the solution of a similar task of the same shape.
 
@@ -126,16 +129,16 @@ def svm_head(
     phi, price, n = phi.double(), price.double(), labels.shape[-1]
     wishes = _wishes(labels, n_classes, phi)  # (*batch, n (n_classes − 1), n_classes)
 
-    # Units: features of mean squared length 1, and multipliers in units of the price where that is small.
+    # Units: features of length at most 1, and multipliers in units of the price where that is small.
     kernel = phi @ phi.mT
-    length = _mean_diagonal(kernel)
+    length = _largest_diagonal(kernel)
     kernel, price = kernel / length[..., None, None], price * length
-    unit = price.detach().clamp_max(1)
+    unit = _unit(price)
 
     Q = (wishes @ wishes.mT) * _repeat(_repeat(kernel, n_classes - 1, -1), n_classes - 1, -2)
-    p = -_repeat(_reward(kernel, unit), n_classes - 1, -1)
-    G = torch.cat([-torch.eye(p.shape[-1]), _repeat(torch.eye(n), n_classes - 1, -1)]).to(phi)
-    bound = (price / unit).unsqueeze(-1)
+    p = -_reward(kernel, unit).unsqueeze(-1) * torch.ones_like(Q[..., 0])
+    G = torch.cat([-_identity(p.shape[-1], p), ROW * _repeat(_identity(n, p), n_classes - 1, -1)])
+    bound = ROW * (price / unit).unsqueeze(-1)
     h = torch.cat([_repeat(0 * bound, p.shape[-1], -1), _repeat(bound, n, -1)], dim=-1)
     program = solve_qp(
         Q,
@@ -182,11 +185,12 @@ def linear_svm(
         labels: −1 or +1, of the dtype of the features, ``(*batch, n)``; both must occur.
         C: price of a missed margin, > 0, a number or a tensor ``(*batch,)``.
         sample_weights: factors ≥ 0 of C for each point, ``(*batch, n)``. A point with weight 0 is left out.
-        tolerance, max_iterations: of :func:`.solve_qp`.
+        tolerance, max_iterations: as in :func:`svm_head`.
         on_failure: ``"raise"``, or ``"nan"`` to mark data sets that did not converge, and their gradients, NaN.
         init: the solution for similar data of the same shape.
         smoothing: μ > 0 gives the derivative of a point on the central path of (4) instead: see :func:`.solve_qp`. Its
-            units are those in which the points' mean squared distance from their mean is 1.
+            units are those of the solver, in which the farthest point from the mean of all is at distance 1, and
+            multipliers, if all their bounds are then less than 1, are relative to the largest.
 
     Raises:
         ValueError: bad shapes, dtypes, labels, C or weights; NaN or infinite input; only one class.
@@ -200,23 +204,23 @@ def linear_svm(
     )
     x, y, bound = x.double(), y.double(), price.double().unsqueeze(-1) * weights.double()
 
-    # The boundary does not care where the origin is, nor about units; the arithmetic does.
+    # The boundary does not care where the origin is; the units are those of svm_head.
     origin = x.detach().mean(-2, keepdim=True)
     signed = y.unsqueeze(-1) * (x - origin)
     kernel = signed @ signed.mT
-    length = _mean_diagonal(kernel).unsqueeze(-1)
+    length = _largest_diagonal(kernel)
+    kernel, bound = kernel / length[..., None, None], bound * length.unsqueeze(-1)
+    unit = _unit(bound.amax(-1))
+    bound, reward = bound / unit.unsqueeze(-1), _reward(kernel, unit)
 
     n = y.shape[-1]
-    G = torch.cat([-torch.eye(n), torch.eye(n)]).to(y)
-    bound = bound * length
-    h = torch.cat([0 * bound, bound], dim=-1)
     program = solve_qp(
-        kernel / length.unsqueeze(-1),
-        -torch.ones_like(y),
-        y.unsqueeze(-2),
+        kernel,
+        -reward.unsqueeze(-1) * torch.ones_like(y),
+        ROW * y.unsqueeze(-2),
         torch.zeros_like(y[..., :1]),
-        G,
-        h,
+        torch.cat([-_identity(n, y), _identity(n, y)]),
+        torch.cat([0 * bound, bound], dim=-1),
         tolerance=tolerance,
         max_iterations=max_iterations,
         on_failure=on_failure,
@@ -224,9 +228,13 @@ def linear_svm(
         smoothing=smoothing,
     )
 
-    dual = program.y / length
+    dual = program.y * (unit / length).unsqueeze(-1)
     weights = (dual.unsqueeze(-2) @ signed).squeeze(-2)
-    bias = program.equality_dual.squeeze(-1) - (weights * origin.squeeze(-2)).sum(-1)
+    # Where the reward is less than 1 / unit, the class with the smaller sum of bounds is at them all. The other one alone
+    # sets b, and its yᵢ (wᵀxᵢ + b) on the margin is unit · reward so far, and has to be 1.
+    larger = (bound * y).detach().sum(-1).sign()
+    bias = unit * ROW * program.equality_dual.squeeze(-1) + larger * (1 - unit * reward)
+    bias = bias - (weights * origin.squeeze(-2)).sum(-1)
     status = program.converged, program.iterations, program.residual.to(features.dtype)
     weights, bias, dual = (t.to(features.dtype) for t in (weights, bias, dual))
     return LinearSVM(weights, bias, dual, *status, program)
@@ -240,20 +248,30 @@ def _wishes(labels: Tensor, n_classes: int, like: Tensor) -> Tensor:
     return difference.flatten(-3, -2)
 
 
+def _unit(bound: Tensor) -> Tensor:
+    """The unit of the multipliers, ``(*batch,)``, held constant: their bound where that is less than 1."""
+    unit = bound.detach().clamp_max(1)
+    return torch.where(unit > 0, unit, 1)
+
+
 def _reward(kernel: Tensor, unit: Tensor) -> Tensor:
-    """What a unit of multiplier earns, 1 / unit, or as much as makes the bound Σ_k λᵢₖ ≤ C bind, ``(*batch, n)``.
+    """What a multiplier earns, 1 / unit, or what makes as many of their bounds bind as possible, ``(*batch,)``.
 
-    The quadratic term can cost multipliers in [0, 1] no more than 2 Σⱼ |kernelᵢⱼ| each. A larger reward changes nothing
-    but the size of the numbers, and as C → 0 it would drown what decides between the classes.
+    Multipliers up to 1 cost no more than 2 Σⱼ |kernelᵢⱼ| each in the quadratic term. Earning more than that changes
+    none of them, and as C → 0 it would drown what decides between them.
     """
-    enough = 1 + 2 * kernel.detach().abs().sum(-1)
-    return torch.minimum(1 / unit.unsqueeze(-1), enough)
+    enough = 1 + 2 * kernel.detach().abs().sum(-1).amax(-1)
+    return torch.minimum(1 / unit, enough)
 
 
-def _mean_diagonal(kernel: Tensor) -> Tensor:
-    """The mean squared length of the features, ``(*batch,)``, held constant: it is but a unit of the solver."""
-    length = kernel.detach().diagonal(dim1=-2, dim2=-1).mean(-1)
+def _largest_diagonal(kernel: Tensor) -> Tensor:
+    """The largest squared length of the features, ``(*batch,)``, held constant: it is but a unit of the solver."""
+    length = kernel.detach().diagonal(dim1=-2, dim2=-1).amax(-1)
     return torch.where(length > 0, length, 1)
+
+
+def _identity(n: int, like: Tensor) -> Tensor:
+    return torch.eye(n, dtype=like.dtype, device=like.device)
 
 
 def _repeat(t: Tensor, times: int, dim: int) -> Tensor:
