@@ -230,7 +230,7 @@ def linear_svm(
 
     dual = program.y * (unit / length).unsqueeze(-1)
     weights = (dual.unsqueeze(-2) @ signed).squeeze(-2)
-    # Where the reward is less than 1 / unit, the class with the smaller sum of bounds is at them all. The other one alone
+    # Where the reward is less than 1 / unit, the class with the smaller sum of bounds is at them all. The other alone
     # sets b, and its yᵢ (wᵀxᵢ + b) on the margin is unit · reward so far, and has to be 1.
     larger = (bound * y).detach().sum(-1).sign()
     bias = unit * ROW * program.equality_dual.squeeze(-1) + larger * (1 - unit * reward)
