@@ -74,7 +74,7 @@ def solve_marginals(operator: LinearOperator, rhs: Tensor) -> Tensor:
     """
     z, S, tau, a, b = operator.parameters
     batch = torch.broadcast_shapes(z.shape[:-1], *(t.shape[:-2] for t in (S, tau, a, b)))
-    K, a, b = (t.expand(*batch, *t.shape[-2:]).flatten(0, -3) for t in _at_least_3d(kernel(z, S, tau), a, b))
+    K, a, b = (t.expand(*batch, *t.shape[-2:]).reshape(batch.numel(), *t.shape[-2:]) for t in (kernel(z, S, tau), a, b))
     b = floored(b)
     r, restore = _as_columns(rhs, batch)
     r_u, r_v = r.split((K.shape[-2], K.shape[-1]), dim=-2)
@@ -93,10 +93,6 @@ def solve_marginals(operator: LinearOperator, rhs: Tensor) -> Tensor:
         w_v = solve_laplacian((r_v - C.mT @ r_u) * scale) / scale
         w_u = r_u - Q @ w_v
     return restore(torch.cat([w_u, w_v], dim=-2))
-
-
-def _at_least_3d(*tensors: Tensor) -> list[Tensor]:
-    return [t.unsqueeze(0) if t.ndim == 2 else t for t in tensors]
 
 
 def _as_columns(rhs: Tensor, batch: torch.Size):

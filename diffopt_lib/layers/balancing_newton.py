@@ -6,11 +6,16 @@ With the rows normalised, which is half a step of Sinkhorn's algorithm, what is 
 
 whose gradient is the error of the column sums and whose Hessian, scaled by √b, is the Laplacian of :mod:`.balancing`.
 Sinkhorn's other half step needs some max|S|/τ iterations. Newton's method needs a handful, if it starts close enough,
-and the solution for 4τ is close: every element of the batch starts at a temperature as large as its scores, where v = 0
-is good, and cools down as soon as its error is small.
+and the solution for 4τ is close: every element of the batch starts at a temperature at which its scores hardly matter,
+where v = 0 is good, and cools down as soon as its error is small.
 
-Columns that share little with the others have a tiny curvature and would jump far. The curvature gets a small multiple
-of the error added, and no potential moves by more than 2 in a step, which changes the entries of P by e² at most.
+Columns that share little with the others have a tiny curvature, and Newton's step d would throw them far off. Entries
+of P change by factors exp(d), and Newton's method wants to go as far as that factor, not its logarithm. So potentials go
+±log(1 + |d|), which leaves small steps alone. If that does not lead to the end soon, shorter steps do that never fail.
+To the curvature a small multiple of the error is added. The constants were chosen by counting iterations on random,
+tied, heavy-tailed and low-rank scores, uneven weights, and n × (n − 1) matrices, which are the hardest.
+
+Source: Sun & Tran-Dinh, Generalized self-concordant functions, 2019, for the length of the safe step.
 """
 
 from __future__ import annotations
@@ -25,8 +30,8 @@ from .balancing import floored, laplacian, shift
 FORBIDDEN = -1e100  # the score of a pair that can't be: its entry of P is exactly zero
 COOLING = 4.0
 WARM_ENOUGH = 0.1  # relative error of a column sum at which the next temperature can begin
-LONGEST_STEP = 2.0
-DAMPING = 0.01
+DAMPING = 1e-4
+PATIENCE = 30  # bold steps at one temperature before the safe ones take over
 
 
 class Balance(NamedTuple):
@@ -50,12 +55,13 @@ def balance(
     size = torch.where(allowed, S.abs(), 0).amax((1, 2), keepdim=True)
     largest = torch.where(allowed, S, -torch.inf).amax((1, 2), keepdim=True)
     smallest = torch.where(allowed, S, torch.inf).amin((1, 2), keepdim=True)
-    hottest = torch.maximum(largest - smallest, tau)
+    hottest = torch.maximum((largest - smallest) / 4, tau)
     target = (tolerance + 8 * torch.finfo(S.dtype).eps * size / tau)[:, 0, 0]
     t = hottest if guess is None else _start(S, tau, a, b, guess, hottest)
     v = torch.zeros_like(b) if guess is None else guess.unsqueeze(1) / t
 
     index = torch.arange(len(S), device=S.device)
+    cooled = torch.zeros_like(index)  # the iteration at which the present temperature began
     finished: list[tuple[Tensor, ...]] = []
     for k in range(max_iterations + 1):
         Q, column_sums = _rows_normalised(S, t, v, a, b)
@@ -68,9 +74,12 @@ def balance(
                 break
             keep = ~stop
             index, S, tau, a, b, t, v, Q = (x[keep] for x in (index, S, tau, a, b, t, v, Q))
-            column_sums, error, target = column_sums[keep], error[keep], target[keep]
-        v = v + _step(Q, column_sums, a, b, error)
-        cooler = torch.where((error <= WARM_ENOUGH)[:, None, None], torch.maximum(t / COOLING, tau), t)
+            column_sums, error, target, cooled = (x[keep] for x in (column_sums, error, target, cooled))
+        d = _newton_direction(Q, column_sums, a, b, error)
+        v = v + torch.where((k - cooled < PATIENCE)[:, None, None], _bold(d), _safe(d))
+        cool = error <= WARM_ENOUGH
+        cooler = torch.where(cool[:, None, None], torch.maximum(t / COOLING, tau), t)
+        cooled = torch.where(cool & (cooler < t)[:, 0, 0], k, cooled)
         v, t = v * (t / cooler), cooler
     index, v, error, iterations, converged = (torch.cat(pieces) for pieces in zip(*finished, strict=True))
     order = index.argsort()
@@ -90,10 +99,23 @@ def _rows_normalised(S: Tensor, t: Tensor, v: Tensor, a: Tensor, b: Tensor) -> t
     return Q, a.mT @ Q
 
 
-def _step(Q: Tensor, column_sums: Tensor, a: Tensor, b: Tensor, error: Tensor) -> Tensor:
+def _newton_direction(Q: Tensor, column_sums: Tensor, a: Tensor, b: Tensor, error: Tensor) -> Tensor:
     L = laplacian(Q, a, b)
     L.diagonal(dim1=-2, dim2=-1).add_(shift(L) + DAMPING * error.unsqueeze(-1))
     factor, _ = torch.linalg.cholesky_ex(L)
     scale = b.mT.sqrt()
-    step = torch.cholesky_solve((b - column_sums).mT / scale, factor) / scale
-    return step.mT.clamp(-LONGEST_STEP, LONGEST_STEP)
+    return (torch.cholesky_solve((b - column_sums).mT / scale, factor) / scale).mT
+
+
+def _bold(d: Tensor) -> Tensor:
+    """Every potential by itself goes log(1 + |d|)."""
+    return d.sign() * d.abs().log1p()
+
+
+def _safe(d: Tensor) -> Tensor:
+    """All go the same fraction log(1 + R)/R of d, R = max d − min d, which decreases F whatever v is.
+
+    Along d the third derivative of F, a sum of third central moments of d, is at most R times the second.
+    """
+    R = d.amax(-1, keepdim=True) - d.amin(-1, keepdim=True)
+    return d * torch.where(R > 0, R.log1p() / R, 1)

@@ -10,9 +10,9 @@ consecutive blocks, and its value on a block B is a mean,
 The classical algorithm, pool adjacent violators, walks along the sequence: O(n), but one step after the other. Here
 neighbouring stretches that are solved already are merged, all at once. Pooling starts at their border and goes on as
 long as neighbours violate the order, so a suffix of the left stretch and a prefix of the right one become one block, of
-value μ say: the elements of the left with v < μ and those of the right with v > μ. Whether v_p < μ can be told for every
-element p of the left by itself: it is so if and only if pooling the elements of the left up to p with those of the right
-that exceed v_p gives more than v_p. The sums that this takes are cumulative ones, from the border outwards.
+value μ say: the elements of the left with v < μ and those of the right with v > μ. Whether v_p < μ can be told for
+every element p of the left by itself: it is so if and only if pooling the elements of the left up to p with those of
+the right that exceed v_p gives more than v_p. The sums that this takes are cumulative ones, from the border outwards.
 
 Source: Best & Chakravarti 1990 for pooling; Blondel, Teboul, Berthet & Djolonga, Fast differentiable sorting and
 ranking, 2020, for (2). Chapter: book/2_differentiable/07_permutations.

@@ -69,7 +69,8 @@ def soft_rank(
 
     Rank 1 is that of the smallest entry, or the largest if ``descending``. As τ → 0 the ranks become the exact ones,
     with ties sharing the mean of theirs, and without ties are exact as soon as τ is less than the smallest gap between
-    entries. As τ → ∞ all become (n + 1)/2. Arguments and errors are those of :func:`soft_sort`, with τ in the units of x.
+    entries. As τ → ∞ all become (n + 1)/2. Arguments and errors are those of :func:`soft_sort`, but τ is in the units
+    of x.
 
     Returns:
         ``(*batch, n)``, summing to n (n + 1)/2.
@@ -85,7 +86,9 @@ def soft_rank(
     return torch.gather(y, -1, order.argsort(-1)).to(dtype)
 
 
-def spearman_loss(predicted: Tensor, target: Tensor, tau: float | Tensor = 1.0, **options) -> Tensor:
+def spearman_loss(
+    predicted: Tensor, target: Tensor, tau: float | Tensor = 1.0, regularization: Regularization = "quadratic"
+) -> Tensor:
     """1 − Spearman's rank correlation, with soft ranks of the predictions:
 
         6 Σ_i (soft_rank(predicted)_i − rank(target)_i)² / (n (n² − 1))
@@ -95,13 +98,13 @@ def spearman_loss(predicted: Tensor, target: Tensor, tau: float | Tensor = 1.0, 
 
     Args:
         predicted, target: ``(*batch, n)`` with n ≥ 2; the batch dimensions broadcast.
-        tau, options: as in :func:`soft_rank`.
+        tau, regularization: as in :func:`soft_rank`.
 
     Returns:
         ``(*batch,)``.
     """
     _check(target, 1.0, "quadratic", name="target")
-    _check(predicted, tau, "quadratic", name="predicted")
+    _check(predicted, tau, regularization, name="predicted")
     n = predicted.shape[-1]
     if n < 2 or target.shape[-1] != n:
         raise ValueError(
@@ -109,7 +112,7 @@ def spearman_loss(predicted: Tensor, target: Tensor, tau: float | Tensor = 1.0, 
         )
     check_same_kind("predicted", predicted, [("target", target)])
     (rank,) = opaque(_hard_rank, torch.zeros_like, target)
-    distance = (soft_rank(predicted, tau, **options) - rank).square().sum(-1)
+    distance = (soft_rank(predicted, tau, regularization) - rank).square().sum(-1)
     return 6 * distance / (n * (n * n - 1))
 
 
