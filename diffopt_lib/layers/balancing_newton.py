@@ -10,10 +10,10 @@ and the solution for 4τ is close: every element of the batch starts at a temper
 where v = 0 is good, and cools down as soon as its error is small.
 
 Columns that share little with the others have a tiny curvature, and Newton's step d would throw them far off. Entries
-of P change by factors exp(d), and Newton's method wants to go as far as that factor, not its logarithm. So potentials go
-±log(1 + |d|), which leaves small steps alone. If that does not lead to the end soon, shorter steps do that never fail.
-To the curvature a small multiple of the error is added. The constants were chosen by counting iterations on random,
-tied, heavy-tailed and low-rank scores, uneven weights, and n × (n − 1) matrices, which are the hardest.
+of P change by factors exp(d), and Newton's method wants to go as far as that factor, not its logarithm. So potentials
+go ±log(1 + |d|), which leaves small steps alone. If that does not lead to the end soon, shorter steps take over, which
+decrease F in any case. To the curvature a small multiple of the error is added. The constants were chosen by counting
+iterations on random, tied, heavy-tailed and low-rank scores, uneven weights, and n × (n − 1) matrices, the hardest.
 
 Source: Sun & Tran-Dinh, Generalized self-concordant functions, 2019, for the length of the safe step.
 """
