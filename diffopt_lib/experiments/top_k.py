@@ -58,23 +58,25 @@ def soft_top_k_loss(x: Tensor, label: Tensor, k: int = K) -> Tensor:
 
 
 def smooth_top_k_loss(x: Tensor, label: Tensor, k: int = K, tau: float = 1.0, margin: float = 1.0) -> Tensor:
-    """Eq. (3), ``(*batch,)``."""
+    """Eq. (3), ``(*batch,)``. In float32, leads of the first k scores over the k-th that sum to 80 kτ overflow."""
     others = torch.arange(x.shape[-1] - 1, device=x.device)
     others = others + (others >= label.unsqueeze(-1))
-    fewer, many = log_symmetric_polynomials(x.gather(-1, others) / (k * tau), k)
-    return tau * nn.functional.softplus(margin / tau + many - fewer - entry(x, label) / (k * tau))
+    scores = x.gather(-1, others) / (k * tau)
+    kth = scores.detach().topk(k).values[..., -1:]  # from here on, σ_k and σ_{k−1} are at least 1 and can't underflow
+    fewer, many = symmetric_polynomials((scores - kth).exp(), k)
+    advantage = entry(x, label) / (k * tau) - kth.squeeze(-1)
+    return tau * nn.functional.softplus(margin / tau + many.log() - fewer.log() - advantage)
 
 
-def log_symmetric_polynomials(t: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """log σ_{k−1} and log σ_k of e = exp(t), over the last dimension, which has at least k entries.
+def symmetric_polynomials(e: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """σ_{k−1} and σ_k of the last dimension: σ_i is the sum over all sets of i entries of their products.
 
-    σ_i(e) is the sum over all sets of i entries of their products. One more entry e' makes it σ_i + e' σ_{i−1}.
+    One more entry e' makes it σ_i + e' σ_{i−1}.
     """
-    log_sigma = [torch.zeros_like(t[..., 0])]
-    for t_j in t.unbind(-1):
-        with_j = [t_j + smaller for smaller in log_sigma]
-        log_sigma = [log_sigma[0], *map(torch.logaddexp, log_sigma[1:], with_j), with_j[-1]][: k + 1]
-    return log_sigma[k - 1], log_sigma[k]
+    sigma = [torch.ones_like(e[..., 0])] + k * [torch.zeros_like(e[..., 0])]
+    for e_j in e.unbind(-1):
+        sigma = [sigma[0]] + [sigma[i] + e_j * sigma[i - 1] for i in range(1, k + 1)]
+    return sigma[k - 1], sigma[k]
 
 
 def entry(x: Tensor, label: Tensor) -> Tensor:
