@@ -51,7 +51,7 @@ def test_on_pixels_a_learner_is_the_classifier_of_scikit_learn(head, blobs):
         x, q = (nn.functional.normalize(t.flatten(1), dim=-1).double().numpy() for t in (support, query))
         y = ordered(15).numpy()
         if head == "SVM":
-            theirs = LinearSVC(multi_class="crammer_singer", C=1.0, fit_intercept=False, tol=1e-9, max_iter=10**6)
+            theirs = LinearSVC(multi_class="crammer_singer", C=10.0, fit_intercept=False, tol=1e-9, max_iter=10**6)
             expected = theirs.fit(x, y).predict(q)
         elif head == "ridge":
             targets = nn.functional.one_hot(ordered(15)).numpy()
