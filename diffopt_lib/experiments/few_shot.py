@@ -13,8 +13,8 @@ Meta-training has five of the ten digits, meta-testing the other five. Five clas
 alone the embedding becomes worse than none), so each of them also appears turned and mirrored, as a class of its own,
 which makes forty, and every image is moved a little. This is repeated on several random splits of the digits, because
 what the split does to an accuracy is far larger than what the head does. Step sizes and the jitter were chosen on the
-splits of seed 1; results are those of seed 0. The first price of the SVM was chosen on the digits of scikit-learn: from C = 1
-(where features of length 1 leave nearly every example at its bound) the learned price does not get away.
+splits of seed 1; results are those of seed 0. The first price of the SVM was chosen on the digits of scikit-learn: from
+C = 1, where features of length 1 leave nearly every example at its bound, the learned price does not get away.
 
 Source: Lee et al. 2019, table 3, on mini-ImageNet with a convolutional network of 1,600 features: there, too, no head
 wins by much, and the nearest prototype is ahead. Chapter: book/2_differentiable/08_svms.
