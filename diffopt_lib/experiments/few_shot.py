@@ -10,7 +10,7 @@ W* is the fit of :func:`.svm_head`, :func:`.ridge_head` or :func:`.prototype_hea
 scale γ and the head's own price, C or λ, are learned with θ, the price as a power law of the number of shots.
 
 Meta-training has five of the ten digits, meta-testing the other five. Five classes are too few to learn from (with them
-alone the embedding becomes worse than none), so each of them also appears turned and mirrored, as a class of its own,
+alone the embedding can become worse than none), so each of them also appears turned and mirrored, as a class of its own,
 which makes forty, and every image is moved a little. This is repeated on several random splits of the digits, because
 what the split does to an accuracy is far larger than what the head does. Step sizes and the jitter were chosen on the
 splits of seed 1; results are those of seed 0. The first price of the SVM was chosen on the digits of scikit-learn: from
