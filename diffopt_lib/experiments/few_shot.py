@@ -9,7 +9,7 @@ loss is the cross-entropy of its scores on the queries:
 W* is the fit of :func:`.svm_head`, :func:`.ridge_head` or :func:`.prototype_head`; the gradient goes through it. The
 scale γ and the head's own price, C or λ, are learned with θ, the price as a power law of the number of shots.
 
-Meta-training has five of the ten digits, meta-testing the other five. Five classes are few to learn from, so each of them
+Meta-training has five of the ten digits, meta-testing the others. Five classes are few to learn from, so each of them
 also appears turned and mirrored, as a class of its own, which makes forty, and every image is moved a little. This is
 repeated on several random splits of the digits with a training each: what the split and the training do to an
 accuracy is larger than what the head does, and intervals over tasks do not show it. Step sizes and the jitter were
