@@ -75,6 +75,18 @@ def lu_factor(A: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return LU, pivots, info
 
 
+def cholesky_(K: Tensor) -> Tensor:
+    """The factors of symmetric K ``(*batch, n, n)``, NaN where K is not positive definite. Overwrites K.
+
+    On small matrices new memory costs as much as the factorisation, so the CPU works in place; LAPACK wants columns.
+    """
+    K = K if K.mT.is_contiguous() else K.mT
+    info = torch.empty(K.shape[:-2], dtype=torch.int32, device=K.device)
+    L, info = torch.linalg.cholesky_ex(K, out=(K, info)) if K.device.type == "cpu" else torch.linalg.cholesky_ex(K)
+    definite = info == 0
+    return L if definite.all() else torch.where(definite[..., None, None], L, torch.nan)
+
+
 def solve(A: Tensor, b: Tensor) -> Tensor:
     """A⁻¹ b for A ``(k, n, n)`` and b ``(k, n)``, as ``torch.linalg.solve_ex`` has it: no error if A is singular."""
     b = b.unsqueeze(-1)

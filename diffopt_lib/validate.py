@@ -62,6 +62,12 @@ def check_problem(y0: Tensor, x: tuple[Tensor, ...]) -> None:
         check_finite(name, t)
 
 
+def align_batch(t: Tensor, event_dims: int, batch_dims: int) -> Tensor:
+    """t with all batch dimensions explicit, ones in front where it had fewer."""
+    missing = batch_dims - (t.ndim - event_dims)
+    return t.reshape((1,) * missing + t.shape)
+
+
 def expand_batch(y0: Tensor, value: Tensor) -> Tensor:
     """y0 ``(..., n)`` expanded to the batch dimensions of f's value ``(*batch,)``; the error names both."""
     try:

@@ -29,7 +29,7 @@ from torch import Tensor
 from ..implicit import _attach
 from ..opaque import opaque
 from ..solution import SolverError, failed_indices, mark_failures
-from ..validate import check_finite, check_floating, check_option, check_same_kind
+from ..validate import align_batch, check_finite, check_floating, check_option, check_same_kind
 from .cone_embedding import INFEASIBLE, RUNNING, SOLVED, STUCK, UNBOUNDED, begin
 from .cone_interior import follow
 from .cone_program import Program, kkt_residual
@@ -116,7 +116,7 @@ def solve_cone(
     dtype = c.dtype
     n, m = A.shape[-1], A.shape[-2]
     batch = torch.broadcast_shapes(c.shape[:-1], A.shape[:-2], b.shape[:-1])
-    c, A, b = _align(c, 1, len(batch)), _align(A, 2, len(batch)), _align(b, 1, len(batch))
+    c, A, b = (align_batch(t.double(), dims, len(batch)) for t, dims in ((c, 1), (A, 2), (b, 1)))
     start = torch.zeros(*batch, n + m, dtype=torch.float64, device=A.device)
     if init is not None:
         start = torch.cat([init.x, init.y - init.s], dim=-1).detach().double().expand(*batch, n + m)
@@ -270,12 +270,6 @@ def _check(c: Tensor, A: Tensor, b: Tensor, cones: Cones) -> None:
             f"the batch dimensions of c, A and b must broadcast, got {tuple(c.shape[:-1])}, {tuple(A.shape[:-2])} and "
             f"{tuple(b.shape[:-1])}"
         ) from None
-
-
-def _align(t: Tensor, dims: int, batch_dims: int) -> Tensor:
-    """t in float64 with ``batch_dims`` batch dimensions, ones in front where it had fewer."""
-    missing = batch_dims - (t.ndim - dims)
-    return t.double().reshape((1,) * missing + t.shape)
 
 
 def _flatten(c: Tensor, A: Tensor, b: Tensor, batch: torch.Size) -> Program:

@@ -18,15 +18,18 @@ Source: the reduction to normal equations of interior point methods, e.g. Wright
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ..linear import cholesky_
 from .cone_slope import LEAST, Slope
 from .cones import BlockDiagonal
 
 REGULARISATION = 1e-11
+Map = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -40,12 +43,7 @@ class KKT:
 
     def solve(self, r1: Tensor, r2: Tensor, refinements: int = 1) -> tuple[Tensor, Tensor]:
         """(dx, dv) ``(B, n, k)`` and ``(B, m, k)`` for k right-hand sides."""
-        dx, dv = self._solve(r1, r2)
-        for _ in range(refinements):
-            of_x, of_v = self.multiply(dx, dv)
-            more_x, more_v = self._solve(r1 - of_x, r2 - of_v)
-            dx, dv = dx + more_x, dv + more_v
-        return dx, dv
+        return _refined(self._solve, self.multiply, r1, r2, refinements)
 
     def multiply(self, dx: Tensor, dv: Tensor) -> tuple[Tensor, Tensor]:
         """The left-hand sides of (1)."""
@@ -58,12 +56,7 @@ class KKT:
 
     def solve_transposed(self, r1: Tensor, r2: Tensor, refinements: int = 1) -> tuple[Tensor, Tensor]:
         """(p, q) with −Aᵀq = r₁ and D A p + (I − D) q = r₂, the transpose of (1)."""
-        p, q = self._solve_transposed(r1, r2)
-        for _ in range(refinements):
-            of_p, of_q = self.multiply_transposed(p, q)
-            more_p, more_q = self._solve_transposed(r1 - of_p, r2 - of_q)
-            p, q = p + more_p, q + more_q
-        return p, q
+        return _refined(self._solve_transposed, self.multiply_transposed, r1, r2, refinements)
 
     def multiply_transposed(self, p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
         return -self.A.mT @ q, q + self.D.times(self.A @ p - q)
@@ -83,7 +76,14 @@ def factorise(A: Tensor, slope: Slope) -> KKT:
     may stand for several batch dimensions.)"""
     S = A.mT @ slope.W.times(A)
     S.diagonal(dim1=-2, dim2=-1).add_(REGULARISATION)
-    L, info = torch.linalg.cholesky_ex(S)
-    if (info > 0).any():
-        L = torch.where((info > 0)[..., None, None], torch.nan, L)
-    return KKT(A, slope.D, slope.W, L)
+    return KKT(A, slope.D, slope.W, cholesky_(S))
+
+
+def _refined(solve: Map, multiply: Map, r1: Tensor, r2: Tensor, refinements: int) -> tuple[Tensor, Tensor]:
+    """The solution of multiply(u, w) = (r₁, r₂), given a ``solve`` that is nearly its inverse."""
+    u, w = solve(r1, r2)
+    for _ in range(refinements):
+        of_u, of_w = multiply(u, w)
+        more_u, more_w = solve(r1 - of_u, r2 - of_w)
+        u, w = u + more_u, w + more_w
+    return u, w

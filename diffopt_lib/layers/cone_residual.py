@@ -25,7 +25,7 @@ from torch import Tensor
 from ..linear import LinearOperator, condition_estimate, lu_factor
 from ..solution import SolverError, failed_indices
 from .cone_kkt import factorise
-from .cone_program import Program, times
+from .cone_program import Program, largest, times
 from .cone_slope import Slope, linearise
 from .cones import Cones, dual_projection_jacobian, project_rows
 
@@ -68,8 +68,8 @@ def refine(
     x, all_y, all_v = x.clone(), y.clone(), v.clone()
     index, taken = torch.arange(len(x), device=x.device), torch.zeros(len(x), dtype=torch.int64, device=x.device)
     for _ in range(steps):
-        rounding = 4 * torch.finfo(x.dtype).eps * sum(_size(t) for t in (program.c, program.b, x[index], v))
-        keep = (_size(R) > rounding) & torch.isfinite(_size(R))
+        rounding = 4 * torch.finfo(x.dtype).eps * sum(largest(t) for t in (program.c, program.b, x[index], v))
+        keep = (largest(R) > rounding) & torch.isfinite(largest(R))
         if not keep.all():
             index, R, program, y, v = index[keep], R[keep], program.select(keep), y[keep], v[keep]
             slope = Slope(slope.D.select(keep), slope.W.select(keep))
@@ -82,7 +82,7 @@ def refine(
         new_v = torch.where(finite[:, None], new_v, 0)
         new_y, slope = linearise(new_v, cones, y - v)
         new_R = _residual(program, new_x, new_y, new_v)
-        better = finite & (_size(new_R) < 0.5 * _size(R))
+        better = finite & (largest(new_R) < 0.5 * largest(R))
         done = index[better]
         x[done], all_y[done], all_v[done] = new_x[better], new_y[better], new_v[better]
         taken[done] += 1
@@ -92,10 +92,6 @@ def refine(
 
 def _residual(program: Program, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
     return torch.cat([times(program.A.mT, y) + program.c, times(program.A, x) + y - v - program.b], dim=-1)
-
-
-def _size(R: Tensor) -> Tensor:
-    return R.abs().amax(-1) if R.shape[-1] else R.new_zeros(R.shape[:-1])
 
 
 def solve_derivative(operator: LinearOperator, rhs: Tensor, cones: Cones, singular: str = "raise") -> Tensor:
@@ -120,8 +116,8 @@ def solve_derivative(operator: LinearOperator, rhs: Tensor, cones: Cones, singul
         p, q = kkt.solve(r1, -r2, refinements=2)
         left, w = kkt.multiply(p, q), torch.cat([p, q], dim=-2)
         r2 = -r2
-    size = _size(rhs)
-    error = torch.maximum(_size((r1 - left[0]).squeeze(-1)), _size((r2 - left[1]).squeeze(-1)))
+    size = largest(rhs)
+    error = torch.maximum(largest((r1 - left[0]).squeeze(-1)), largest((r2 - left[1]).squeeze(-1)))
     if _unsolved(error, size).any():
         return _solve_dense(operator, rhs, cones, singular)
     return w.squeeze(-1)
@@ -152,7 +148,7 @@ def _solve_dense(operator: LinearOperator, rhs: Tensor, cones: Cones, singular: 
 
 
 def _solve_in_range(J: Tensor, b: Tensor, singular: str) -> Tensor:
-    size = _size(b.squeeze(-1))
+    size = largest(b.squeeze(-1))
     w, left = _solve_refined(J, J, b)
     failed = _unsolved(left, size)
     if failed.any():
@@ -182,9 +178,9 @@ def _solve_refined(factored: Tensor, J: Tensor, b: Tensor, rounds: int = 4) -> t
     for _ in range(rounds):
         w = w + torch.linalg.lu_solve(LU, pivots, left)
         left = b - J @ w
-        if not (_size(left.squeeze(-1)) > 1e-12 * _size(b.squeeze(-1))).any():
+        if not (largest(left.squeeze(-1)) > 1e-12 * largest(b.squeeze(-1))).any():
             break
-    return w, torch.where(well, _size(left.squeeze(-1)), torch.inf)
+    return w, torch.where(well, largest(left.squeeze(-1)), torch.inf)
 
 
 def _unsolved(left: Tensor, size: Tensor) -> Tensor:

@@ -34,14 +34,14 @@ from ..implicit import _attach
 from ..linear import LinearOperator
 from ..opaque import opaque
 from ..solution import mark_failures
-from ..validate import check_finite, check_floating, check_option, check_same_kind, values_visible
+from ..validate import align_batch, check_finite, check_floating, check_option, check_same_kind, values_visible
 from .qp_dual import solve_dual
 from .qp_feasibility import ELASTIC, diagnose
 from .qp_interior import Point, interior_point, kkt_error, polish
 from .qp_kkt import QP, mul
 from .qp_scaling import equilibrate
 from .qp_smoothing import with_central_path_derivative
-from .qp_system import EVENT_DIMS, KKTSystem, batched_product, flatten
+from .qp_system import EVENT_DIMS, KKTSystem, batched_product, flatten, linear_equations
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def solve_qp(
     arguments = _complete(Q, p, A, b, G, h)
     _check(arguments)
     batch = torch.broadcast_shapes(*(t.shape[:-dims] for t, dims in zip(arguments, EVENT_DIMS, strict=True)))
-    data = tuple(_align(t, dims, len(batch)) for t, dims in zip(arguments, EVENT_DIMS, strict=True))
+    data = tuple(align_batch(t, dims, len(batch)) for t, dims in zip(arguments, EVENT_DIMS, strict=True))
     n, k, m = (t.shape[-1] for t in (arguments[1], arguments[3], arguments[5]))
     start = torch.zeros(*batch, n + k + 2 * m, dtype=p.dtype, device=p.device)
     if init is not None:
@@ -149,9 +149,9 @@ def kkt_residual(
 ) -> Tensor:
     """Eq. (2) for z = (y, ν, λ), all with the same number of batch dimensions; elastic ``(*batch, 1)``."""
     y, nu, lam = z.split((p.shape[-1], b.shape[-1], h.shape[-1]), dim=-1)
-    stationarity = batched_product(0.5 * (Q + Q.mT), y) + p + batched_product(A.mT, nu) + batched_product(G.mT, lam)
+    stationarity, equality = linear_equations(y, nu, lam, Q, p, A, b, G, elastic)
     inequality = torch.where(active, batched_product(G, y) - torch.where(active, h, 0) - elastic * lam, -lam)
-    return torch.cat([stationarity, batched_product(A, y) - b - elastic * nu, inequality], dim=-1)
+    return torch.cat([stationarity, equality, inequality], dim=-1)
 
 
 def solve_kkt(operator: LinearOperator, rhs: Tensor) -> Tensor:
@@ -210,7 +210,7 @@ def _solve_flat(
 ) -> tuple[Point, Tensor, Tensor]:
     """Equilibrate, solve, and measure the error in the units of the caller."""
     if guess is not None:
-        polished = polish(qp, guess.lam > guess.s, guess)
+        polished = polish(qp, guess)
         error = kkt_error(qp, polished)
         if (error <= tolerance).all():
             return polished, error, torch.ones(size, dtype=torch.int64, device=error.device)
@@ -274,9 +274,3 @@ def _check(arguments: tuple[Tensor, ...]) -> None:
     except RuntimeError:
         shapes = ", ".join(f"{name} {tuple(t.shape)}" for name, t in zip(names, arguments, strict=True))
         raise ValueError(f"the batch dimensions must broadcast against each other, got {shapes}") from None
-
-
-def _align(t: Tensor, event_dims: int, batch_dims: int) -> Tensor:
-    """All batch dimensions made explicit, with 1 where t is shared."""
-    missing = batch_dims - (t.ndim - event_dims)
-    return t.reshape(*(1,) * missing, *t.shape)

@@ -28,8 +28,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..linear import cholesky_
 from .qp_interior import Point
-from .qp_kkt import QP, cholesky_, mul, solve_lower, take
+from .qp_kkt import QP, mul, solve_lower, take
 from .qp_path import inside, mehrotra_direction
 
 NEAR = 1e-2  # relative violation of (2) below which the active set is worth a guess
@@ -142,7 +143,7 @@ def initial_point(problem: Complementarity) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def interior_step(problem: Complementarity, lam: Tensor, s: Tensor, r: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """A predictor and corrector step on (1) with one factorisation."""
+    """A predictor and corrector step on (2) with one factorisation."""
     L = problem.factorise(None, s / lam)
 
     def direction(complementarity: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..solution import SolverError, failed_indices
 from .qp_interior import interior_point
-from .qp_kkt import QP, mul
+from .qp_kkt import QP, largest, mul
 from .qp_scaling import equilibrate
 
 ELASTIC = 1e-7
@@ -56,14 +56,10 @@ def diagnose(qp: QP, size: int, max_iterations: int) -> Diagnosis:
     point, _, _ = interior_point(softened, size, 1e-6, max_iterations)
 
     gain = -((qp.b * point.nu).sum((1, 2)) + (qp.h * point.lam).sum((1, 2)))
-    zero = _largest(mul(qp.A.mT, point.nu) + mul(qp.G.mT, point.lam))
+    zero = largest(mul(qp.A.mT, point.nu) + mul(qp.G.mT, point.lam))
     infeasible = (gain > 0) & (zero <= CERTIFICATE * gain)
 
     fall = -(qp.p * point.y).sum((1, 2))
     uphill = mul(qp.G, point.y).clamp_min(0)
-    moved = torch.stack([_largest(v) for v in (mul(qp.Q, point.y), mul(qp.A, point.y), uphill)]).amax(0)
+    moved = torch.stack([largest(v) for v in (mul(qp.Q, point.y), mul(qp.A, point.y), uphill)]).amax(0)
     return Diagnosis(infeasible, ~infeasible & (fall > 0) & (moved <= CERTIFICATE * fall))
-
-
-def _largest(v: Tensor) -> Tensor:
-    return v.abs().amax((1, 2)) if v.shape[1] else v.new_zeros(v.shape[0])

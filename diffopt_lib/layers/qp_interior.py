@@ -17,13 +17,14 @@ Source: Mattingley & Boyd 2012 (small QPs); the proximal regularisation is Pougk
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .qp_kkt import QP, Step, factorise, mul, solve_exactly
+from .qp_kkt import QP, Step, factorise, largest, mul, solve_exactly
 from .qp_path import inside, mehrotra_direction
 
 
@@ -39,9 +40,6 @@ class Point:
     def select(self, keep: Tensor) -> Point:
         return Point(*(getattr(self, field.name)[keep] for field in fields(self)))
 
-    def to(self, dtype: torch.dtype) -> Point:
-        return Point(*(getattr(self, field.name).to(dtype) for field in fields(self)))
-
     def scatter(self, where: Tensor, part: Point) -> Point:
         """self with the elements ``where`` is True replaced by those of the part."""
         mask = where[:, None, None]
@@ -52,6 +50,15 @@ class Point:
         mask = condition[:, None, None]
         return Point(
             *(torch.where(mask, getattr(self, field.name), getattr(other, field.name)) for field in fields(self))
+        )
+
+    def moved(self, step: Step, ds: Tensor, alpha: Tensor) -> Point:
+        """The point plus α ``(N, 1, 1)`` times a step."""
+        return Point(
+            self.y + alpha * step.y,
+            self.nu + alpha * step.equality,
+            self.lam + alpha * step.inequality,
+            self.s + alpha * ds,
         )
 
 
@@ -75,11 +82,11 @@ def residual(qp: QP, point: Point) -> Residual:
 def kkt_error(qp: QP, point: Point, r: Residual | None = None) -> Tensor:
     """The largest violation of (1), ``(N,)``, relative to 1 + the largest entry of p, and of b and h."""
     r = residual(qp, point) if r is None else r
-    dual = _largest(r.dual) / (1 + _largest(qp.p))
-    primal = torch.maximum(_largest(r.equality), _largest(r.inequality)) / (
-        1 + torch.maximum(_largest(qp.b), _largest(qp.h))
+    dual = largest(r.dual) / (1 + largest(qp.p))
+    primal = torch.maximum(largest(r.equality), largest(r.inequality)) / (
+        1 + torch.maximum(largest(qp.b), largest(qp.h))
     )
-    complementarity = _largest(point.s * point.lam) / (1 + torch.maximum(_largest(qp.p), _largest(qp.h)))
+    complementarity = largest(point.s * point.lam) / (1 + torch.maximum(largest(qp.p), largest(qp.h)))
     return torch.maximum(torch.maximum(dual, primal), complementarity)
 
 
@@ -128,7 +135,7 @@ def _polish_where_that_solves(
 ) -> tuple[Point, Tensor]:
     """The ready elements replaced by the solution for their active set, where that is more accurate than they are."""
     part, of_part = qp.select(ready), point.select(ready)
-    polished = polish(part, of_part.lam > of_part.s, of_part)
+    polished = polish(part, of_part)
     better = kkt_error(part, polished)
     accept = (better <= error[ready]) & (better <= tolerance)
     error = error.masked_scatter(ready, torch.where(accept, better, error[ready]))
@@ -145,26 +152,30 @@ def initial_point(qp: QP, size: int) -> Point:
 
 def mehrotra_step(qp: QP, point: Point, r: Residual) -> Point:
     """One predictor and corrector with one factorisation."""
+    (_, ds, step), alpha = mehrotra_direction(point.lam, point.s, newton(qp, point, r))
+    return point.moved(step, ds, alpha)
+
+
+def newton(qp: QP, point: Point, r: Residual) -> Callable[[Tensor], tuple[Tensor, Tensor, Step]]:
+    """(1) linearised at a point and factorised: a function from c to the step with λ ds + s dλ = −c, as dλ, ds, and
+    (dy, dν, dλ)."""
     s, lam = point.s, point.lam
     kkt = factorise(qp, 1 / (s / lam + qp.elastic))
 
     def direction(complementarity: Tensor) -> tuple[Tensor, Tensor, Step]:
-        """The Newton step with λ ds + s dλ = −complementarity."""
         step = kkt.solve(Step(-r.dual, -r.equality, complementarity / lam - r.inequality))
         return step.inequality, -(complementarity + s * step.inequality) / lam, step
 
-    (dlam, ds, step), alpha = mehrotra_direction(lam, s, direction)
-    return Point(point.y + alpha * step.y, point.nu + alpha * step.equality, lam + alpha * dlam, s + alpha * ds)
+    return direction
 
 
-def polish(qp: QP, active: Tensor, near: Point | None = None) -> Point:
-    """The solution of (1) for an active set ``(N, m, 1)``: equalities on it, λ = 0 off it; from a point near it."""
-    N = len(active)
-    zero = (v.new_zeros(N, v.shape[-2], 1) for v in (qp.p, qp.b, qp.h, qp.h))
-    start = Point(*zero) if near is None else replace(near, lam=active * near.lam, s=torch.zeros_like(near.s))
+def polish(qp: QP, near: Point) -> Point:
+    """The solution of (1) for the active set {λᵢ > sᵢ} of a point near it: equalities on the set, λ = 0 off it."""
+    active = near.lam > near.s
+    start = replace(near, lam=active * near.lam, s=torch.zeros_like(near.s))
     r = residual(qp, start)
-    rhs = Step(-r.dual, -r.equality.expand(N, -1, -1), -r.inequality * active)
-    step, _ = solve_exactly(qp, qp.elastic.expand(N, 1, 1), active, rhs)
+    rhs = Step(-r.dual, -r.equality, -r.inequality * active)
+    step, _ = solve_exactly(qp, qp.elastic.expand(len(active), 1, 1), active, rhs)
     y, nu, lam = start.y + step.y, start.nu + step.equality, start.lam + step.inequality
     slack = qp.h + qp.elastic * lam - mul(qp.G, y)
     return Point(y, nu, lam.clamp_min(0), torch.where(active, 0, slack.clamp_min(0)))
@@ -172,7 +183,3 @@ def polish(qp: QP, active: Tensor, near: Point | None = None) -> Point:
 
 def _is_finite(point: Point) -> Tensor:
     return torch.isfinite(torch.cat([point.y, point.nu, point.lam, point.s], dim=1)).all(1).squeeze(-1)
-
-
-def _largest(v: Tensor) -> Tensor:
-    return v.abs().amax((-2, -1)) if v.shape[-2] else v.new_zeros(v.shape[0])

@@ -27,6 +27,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..linear import cholesky_
+
 EQUALITY_WEIGHT = 1e7
 REGULARISATION = 1e-9
 ROUNDING = 8 * torch.finfo(torch.float64).eps  # what a sum of large weights may lose, relative to its size
@@ -53,9 +55,6 @@ class QP:
         """The batch elements where ``keep`` is True."""
         return QP(*(take(getattr(self, field.name), keep) for field in fields(self)))
 
-    def to(self, dtype: torch.dtype) -> QP:
-        return QP(*(getattr(self, field.name).to(dtype) for field in fields(self)))
-
 
 class Step(NamedTuple):
     """(dy, dν, dλ), or the right-hand sides (r₁, r₂, r₃), one or more columns each: ``(N, n, c)`` and so on."""
@@ -77,6 +76,11 @@ def mul(M: Tensor, v: Tensor) -> Tensor:
     if v.shape[-1] == 1:
         return (v.mT @ M.mT).mT  # batched BLAS takes a row several times faster than a column
     return torch.matmul(M, v)
+
+
+def largest(v: Tensor) -> Tensor:
+    """The largest entry of each element ``(N, k, c)``, ``(N,)``; 0 if there is none."""
+    return v.abs().amax((1, 2)) if v.shape[1] and v.shape[2] else v.new_zeros(len(v))
 
 
 def solve_lower(L: Tensor, v: Tensor, transpose: bool = False) -> Tensor:
@@ -123,18 +127,6 @@ def factorise(qp: QP, w: Tensor) -> KKT:
     return KKT(cholesky_(K), qp.A, qp.G, E, w)
 
 
-def cholesky_(K: Tensor) -> Tensor:
-    """The factors of symmetric K ``(N, n, n)``, NaN where K is not positive definite. Overwrites K.
-
-    On small matrices new memory costs as much as the factorisation, so the CPU works in place; LAPACK wants columns.
-    """
-    K = K if K.mT.is_contiguous() else K.mT
-    info = torch.empty(K.shape[:-2], dtype=torch.int32, device=K.device)
-    L, info = torch.linalg.cholesky_ex(K, out=(K, info)) if K.device.type == "cpu" else torch.linalg.cholesky_ex(K)
-    definite = info == 0
-    return L if definite.all() else torch.where(definite[:, None, None], L, torch.nan)
-
-
 def solve_exactly(qp: QP, compliance: Tensor, included: Tensor, r: Step, rounds: int = 4) -> tuple[Step, Tensor]:
     """The solution of (2) with E = ∞, 1/w = compliance ≥ 0 for the included inequalities, and dλ = 0 for the others.
 
@@ -155,5 +147,4 @@ def solve_exactly(qp: QP, compliance: Tensor, included: Tensor, r: Step, rounds:
 
 
 def _size(r: Step) -> Tensor:
-    """The largest entry, ``(N,)``."""
-    return torch.cat(r, dim=1).abs().amax((1, 2)) if r.y.shape[2] else r.y.new_zeros(len(r.y))
+    return largest(torch.cat(r, dim=1))

@@ -50,8 +50,11 @@ class Scaling:
 def equilibrate(qp: QP, rounds: int = 15) -> Scaling | None:
     """The scaling that brings every row and column of [Q Aᵀ Gᵀ; A 0 0; G 0 0] near 1; None if they are there.
 
-    It depends on the matrices alone (c apart), so that matrices shared by the batch stay shared.
+    It depends on the matrices alone (c apart), so that matrices shared by the batch stay shared. None too with elastic
+    constraints, whose violations are compared with each other in the units of the caller.
     """
+    if qp.elastic.any():
+        return None
     Q, A, G = qp.Q, qp.A, qp.G
     d, e, g = (torch.ones_like(M[..., :1]) for M in (Q, A, G))
     for _ in range(rounds):

@@ -16,6 +16,7 @@ gradient by Tracy & Manchester, On the differentiability of the primal-dual inte
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -24,11 +25,11 @@ from ..implicit import _attach
 from ..linear import LinearOperator
 from ..opaque import opaque
 from ..solution import SolverError, failed_indices
-from .qp_interior import Point, residual
-from .qp_kkt import QP, Step, factorise, mul
+from .qp_interior import Point, newton, residual
+from .qp_kkt import QP, mul
 from .qp_path import STEP_BACK, step_length
 from .qp_scaling import equilibrate
-from .qp_system import KKTSystem, batched_product, flatten
+from .qp_system import KKTSystem, batched_product, linear_equations
 
 
 def with_central_path_derivative(z: Tensor, data: Sequence[Tensor], elastic: Tensor, smoothing: float) -> Tensor:
@@ -46,21 +47,20 @@ def central_path_residual(
     y, nu, lam = z.split((p.shape[-1], b.shape[-1], h.shape[-1]), dim=-1)
     free = torch.isinf(h)
     G, h = torch.where(free.unsqueeze(-1), 0, G), torch.where(free, 1, h)
-    stationarity = batched_product(0.5 * (Q + Q.mT), y) + p + batched_product(A.mT, nu) + batched_product(G.mT, lam)
+    stationarity, equality = linear_equations(y, nu, lam, Q, p, A, b, G, elastic)
     slack = h + elastic * lam - batched_product(G, y)
-    return torch.cat([stationarity, batched_product(A, y) - b - elastic * nu, lam * slack - mu], dim=-1)
+    return torch.cat([stationarity, equality, lam * slack - mu], dim=-1)
 
 
 def solve_central_path(operator: LinearOperator, rhs: Tensor) -> Tensor:
     """D_z R w = rhs, or its transpose, for the residual (1): a system (2) of :mod:`.qp_kkt` with weights λ/s."""
     z, *data, elastic, _mu = operator.parameters
     system = KKTSystem(data, elastic, z.shape[:-1])
-    y, _, lam = system.column(z).double().split(system.sizes, dim=1)
-    slack = system.qp.h + system.qp.elastic * lam - mul(system.qp.G, y)
-    r = system.columns(rhs)
+    point, r = _point(system, z), system.columns(rhs)
+    lam = point.lam
     if not operator.transposed:
         r = r._replace(inequality=-r.inequality / lam)
-    step = system.solve(slack / lam + system.qp.elastic, torch.ones_like(lam), r)
+    step = system.solve(point.s / lam + system.qp.elastic, torch.ones_like(lam), r)
     if operator.transposed:
         step = step._replace(inequality=-step.inequality / lam)
     return system.restore(step, rhs)
@@ -69,17 +69,21 @@ def solve_central_path(operator: LinearOperator, rhs: Tensor) -> Tensor:
 def _central_point(_residual: object, z: Tensor, *parameters: Tensor) -> tuple[Tensor]:
     """The point of the path for μ, from the solution z ``(*batch, n + k + m)``."""
     *data, elastic, mu = parameters
-    batch = z.shape[:-1]
-    qp, mu = flatten(data, batch, elastic), mu.expand(*batch, 1).reshape(-1, 1, 1).double()
-    sizes = [v.shape[1] for v in (qp.p, qp.b, qp.h)]
-    y, nu, lam = z.double().reshape(batch.numel(), -1, 1).split(sizes, dim=1)
-    solution = Point(y, nu, lam, (qp.h + qp.elastic * lam - mul(qp.G, y)).clamp_min(0))
-    scaling = None if qp.elastic.any() else equilibrate(qp)
+    system = KKTSystem(data, elastic, z.shape[:-1])
+    qp, solution, mu = system.qp, _point(system, z), system.column(mu).double()
+    solution = replace(solution, s=solution.s.clamp_min(0))
+    scaling = equilibrate(qp)
     if scaling is None:
-        point = _walk(qp, solution, mu, batch)
+        point = _walk(qp, solution, mu, system.batch)
     else:
-        point = scaling.undo(_walk(scaling.apply(qp), scaling.scale(solution), scaling.c * mu, batch))
+        point = scaling.undo(_walk(scaling.apply(qp), scaling.scale(solution), scaling.c * mu, system.batch))
     return (torch.cat([point.y, point.nu, point.lam], dim=1).reshape(z.shape).to(z.dtype),)
+
+
+def _point(system: KKTSystem, z: Tensor) -> Point:
+    """z = (y, ν, λ) with the slack that belongs to it."""
+    y, nu, lam = system.column(z).double().split(system.sizes, dim=1)
+    return Point(y, nu, lam, system.qp.h + system.qp.elastic * lam - mul(system.qp.G, y))
 
 
 def _walk(qp: QP, solution: Point, mu: Tensor, batch: torch.Size, max_iterations: int = 50) -> Point:
@@ -93,12 +97,8 @@ def _walk(qp: QP, solution: Point, mu: Tensor, batch: torch.Size, max_iterations
         error = torch.cat([*r, gap / mu], dim=1).abs().amax((1, 2))
         if (~(error > 1e-9)).all():
             return point
-        kkt = factorise(qp, 1 / (point.s / point.lam + qp.elastic))
-        step = kkt.solve(Step(-r.dual, -r.equality, gap / point.lam - r.inequality))
-        ds = -(gap + point.s * step.inequality) / point.lam
-        alpha = step_length(point.lam, point.s, step.inequality, ds, STEP_BACK)
-        moved = (point.y + alpha * step.y, point.nu + alpha * step.equality, point.lam + alpha * step.inequality)
-        point = Point(*moved, point.s + alpha * ds)
+        dlam, ds, step = newton(qp, point, r)(gap)
+        point = point.moved(step, ds, step_length(point.lam, point.s, dlam, ds, STEP_BACK))
     raise SolverError(
         "the central path was not found: no y satisfies the inequalities strictly. Solve with smoothing=0.",
         failed_indices((error > 1e-9).reshape(batch)),

@@ -80,12 +80,20 @@ class KKTSystem:
 
 
 def _equilibrated(qp: QP, compliance: Tensor, included: Tensor, r: Step) -> tuple[Step, Tensor]:
-    scaling = None if qp.elastic.any() else equilibrate(qp)
+    scaling = equilibrate(qp)
     if scaling is None:
         return solve_exactly(qp, compliance, included, r)
     compliance = compliance * scaling.g.square() / scaling.c
     step, solved = solve_exactly(scaling.apply(qp), compliance, included, scaling.apply_to_rows(r))
     return scaling.undo_step(step), solved
+
+
+def linear_equations(
+    y: Tensor, nu: Tensor, lam: Tensor, Q: Tensor, p: Tensor, A: Tensor, b: Tensor, G: Tensor, elastic: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Stationarity Qy + p + Aᵀν + Gᵀλ and the equalities Ay − b − εν, all ``(*batch, ·)``, ε ``(*batch, 1)``."""
+    stationarity = batched_product(0.5 * (Q + Q.mT), y) + p + batched_product(A.mT, nu) + batched_product(G.mT, lam)
+    return stationarity, batched_product(A, y) - b - elastic * nu
 
 
 def batched_product(M: Tensor, v: Tensor) -> Tensor:
