@@ -1,0 +1,166 @@
+"""The simplex with and without caps: Euclidean projections, sparsemax, and softargmax with an upper bound.
+
+    project_simplex(x)         = argmin_y  ½‖y − x‖²         s.t.  Σ y = s,  y ≥ 0                       (1)
+    sparsemax(x, τ)            = argmin_y  −xᵀy + ½τ‖y‖²     s.t.  Σ y = 1,  y ≥ 0                       (2)
+    project_capped_simplex(x)  = argmin_y  ½‖y − x‖²         s.t.  Σ y = s,  0 ≤ y ≤ u                   (3)
+    capped_softmax(x, u, τ)    = argmin_y  −xᵀy − τ H(y)     s.t.  Σ y = 1,  0 ≤ y ≤ u                   (4)
+
+with H(y) = −Σ y log y. All are problem (1) of :mod:`.allocation`, with the responses
+
+    y = min(max(t + ν, 0), u)   for (1)–(3),         y = min(exp(t + ν), u)   for (4),                    (5)
+
+so that ∂y/∂t = diag(d) − d dᵀ / Σ d, where d is y' = 1 for (1)–(3) and y' = y for (4), and 0 where y is at a bound.
+
+The projections have kinks, where an entry t + ν is exactly 0 or u: the bound is active with multiplier zero. There the
+derivative is that of the side on which the entry is free, as it is for ``solve_qp``.
+
+Sources: Held, Wolfe & Crowder 1974 and Michelot 1986 for (1); Martins & Astudillo 2016 for (2); Martins & Kreutzer
+2017 for (4). Chapter: book/2_differentiable/06_top_k.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..validate import check_positive, check_same_kind, values_visible
+from .allocation import Balance, Response, align, allocate, check_vectors, per_problem
+
+
+def project_simplex(x: Tensor, total: float | Tensor = 1.0) -> Tensor:
+    """The Euclidean projection of x on the simplex {y ≥ 0, Σ y = total}, eq. (1) of this module.
+
+    Args:
+        x: ``(*batch, n)``, float32 or float64.
+        total: s ≥ 0, a number or a tensor ``(*batch,)``. It gets its gradient too.
+
+    Raises:
+        ValueError: x is not floating point, has no entry, or has NaN or infinite ones; the total is negative.
+    """
+    check_vectors(x)
+    x, total, tau, upper = align(x, per_problem("total", total, x), x.new_ones(1), x.new_full((1,), torch.inf))
+    return allocate(RECTIFIER, x, total, tau, upper, "total must be at least 0")
+
+
+def sparsemax(x: Tensor, tau: float | Tensor = 1.0) -> Tensor:
+    """The projection of x/τ on the probability simplex, eq. (2) of this module: a softargmax with exact zeros.
+
+    Args:
+        x: ``(*batch, n)``, float32 or float64.
+        tau: the temperature τ > 0, a number or a tensor ``(*batch,)``. It gets its gradient too.
+
+    Raises:
+        ValueError: x is not floating point, has no entry, or has NaN or infinite ones; τ is not positive.
+    """
+    check_vectors(x)
+    tau = per_problem("tau", tau, x)
+    check_positive("tau", tau)
+    x, tau, one, upper = align(x, tau, x.new_ones(1), x.new_full((1,), torch.inf))
+    return allocate(RECTIFIER, x, one, tau, upper, "")
+
+
+def project_capped_simplex(x: Tensor, total: float | Tensor = 1.0, upper: float | Tensor = 1.0) -> Tensor:
+    """The Euclidean projection of x on {0 ≤ y ≤ upper, Σ y = total}, eq. (3) of this module.
+
+    Args:
+        x: ``(*batch, n)``, float32 or float64.
+        total: s, a number or a tensor ``(*batch,)``, between 0 and the sum of the upper bounds.
+        upper: u ≥ 0, a number or a tensor that broadcasts against x, one bound for every entry; may be infinite. Both
+            get their gradients too.
+
+    Raises:
+        ValueError: x is not floating point, has no entry, or has NaN or infinite ones; an upper bound is negative; the
+            total is negative or more than the upper bounds allow.
+    """
+    check_vectors(x)
+    x, total, upper, tau = align(x, per_problem("total", total, x), _caps(upper, x), x.new_ones(1))
+    return allocate(RECTIFIER, x, total, tau, upper, "total must be between 0 and the sum of the upper bounds")
+
+
+def capped_softmax(x: Tensor, upper: float | Tensor, tau: float | Tensor = 1.0) -> Tensor:
+    """Softargmax with at most ``upper`` for every entry, eq. (4) of this module.
+
+    What an entry would have above its cap goes to the others, in proportion to exp(x/τ). With ``upper`` = 1/k, k times
+    the result is another soft top-k, with exact ones.
+
+    Args:
+        x: ``(*batch, n)``, float32 or float64.
+        upper: u ≥ 0 with a sum of at least 1 over the entries, a number or a tensor that broadcasts against x.
+        tau: the temperature τ > 0, a number or a tensor ``(*batch,)``. Both get their gradients too.
+
+    Raises:
+        ValueError: x is not floating point, has no entry, or has NaN or infinite ones; an upper bound is negative or
+            their sum less than 1; τ is not positive.
+    """
+    check_vectors(x)
+    tau = per_problem("tau", tau, x)
+    check_positive("tau", tau)
+    x, tau, upper, one = align(x, tau, _caps(upper, x), x.new_ones(1))
+    return allocate(EXPONENTIAL, x, one, tau, upper, "upper must have a sum of at least 1 over the entries of x")
+
+
+def _caps(upper: float | Tensor, x: Tensor) -> Tensor:
+    if isinstance(upper, Tensor):
+        check_same_kind("x", x, [("upper", upper)])
+    upper = torch.as_tensor(upper, dtype=x.dtype, device=x.device)
+    if values_visible(upper) and not (upper >= 0).all():
+        raise ValueError(f"upper must be at least 0, got {upper.min().item():g}")
+    upper = upper.reshape(1) if upper.ndim == 0 else upper
+    if upper.shape[-1] not in (1, x.shape[-1]):
+        raise ValueError(f"upper must broadcast against x, {tuple(x.shape)}, got {tuple(upper.shape)}")
+    return upper
+
+
+def _clip(a: Tensor, upper: Tensor) -> Tensor:
+    return torch.where(a > upper, upper, a.clamp_min(0))
+
+
+def _balance_of_clip(a: Tensor, upper: Tensor, total: Tensor) -> Balance:
+    y = _clip(a, upper)
+    size = y.sum(-1, keepdim=True, dtype=torch.float64)
+    slope = _slope_of_clip(y, upper).sum(-1, keepdim=True)
+    return _balance(size, slope, total, 2 * size)  # a = y where y is between the bounds
+
+
+def _slope_of_clip(y: Tensor, upper: Tensor) -> Tensor:
+    return ((y > 0) & (y < upper)).to(y.dtype)
+
+
+def _balance(size: Tensor, slope: Tensor, total: Tensor, scale: Tensor) -> Balance:
+    dtype = total.dtype
+    return Balance((size - total).to(dtype), slope, size.to(dtype), scale.to(dtype))
+
+
+RECTIFIER = Response(
+    value=_clip,
+    slope=_slope_of_clip,
+    inverse=lambda y: y,
+    balance=_balance_of_clip,
+    step=lambda balance, total, n: -balance.excess / balance.slope,  # exact until another entry meets a bound
+)
+
+
+def _capped_exp(a: Tensor, upper: Tensor) -> Tensor:
+    capped = a > upper.log()
+    return torch.where(capped, upper, torch.where(capped, 0, a).exp())
+
+
+def _slope_of_exp(y: Tensor, upper: Tensor) -> Tensor:
+    return torch.where(y < upper, y, 0)
+
+
+def _balance_of_exp(a: Tensor, upper: Tensor, total: Tensor) -> Balance:
+    y = _capped_exp(a, upper)
+    size = y.sum(-1, keepdim=True, dtype=torch.float64)
+    slope = _slope_of_exp(y, upper).sum(-1, keepdim=True)
+    # Σ y |log y| is largest if all y are equal.
+    return _balance(size, slope, total, size - torch.xlogy(size, size / a.shape[-1]))
+
+
+EXPONENTIAL = Response(
+    value=_capped_exp,
+    slope=_slope_of_exp,
+    inverse=torch.log,
+    balance=_balance_of_exp,
+    step=lambda balance, total, n: torch.log1p(-balance.excess / balance.slope),  # exact as long as the caps stay
+)

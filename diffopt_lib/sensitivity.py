@@ -1,0 +1,260 @@
+"""How a fitted model moves when its data move: sensitivities, influence functions, poisoning.
+
+A model is fitted to points (xᵢ, yᵢ) with weights wᵢ,
+
+    θ* = argmin_θ  Σᵢ wᵢ ℓ(θ; xᵢ, yᵢ) + ½ λ ‖θ‖²                                                      (1)
+
+which makes it a function of its data, and :func:`diffopt_lib.argmin` differentiates it. With H the Hessian of (1),
+
+    ∂θ*/∂xᵢ = −H⁻¹ wᵢ ∇²_{θx} ℓᵢ      ∂θ*/∂wᵢ = −H⁻¹ ∇_θ ℓᵢ                                              (2)
+
+The second is the *influence* of a point. Leaving point i out moves its weight by −wᵢ, so to first order θ* moves by
+wᵢ H⁻¹ ∇ℓᵢ. One Newton step on (1) without the point, from θ*, also takes its curvature out of the Hessian:
+
+    θ*₋ᵢ − θ* ≈ (H − wᵢ ∇²ℓᵢ)⁻¹ wᵢ ∇ℓᵢ                                                               (3)
+
+Logistic regression has ℓ = log(1 + exp(−y θᵀx)) with y = ±1, ∇ℓ = −y σ(−y θᵀx) x and ∇²ℓ = σ(θᵀx) σ(−θᵀx) x xᵀ. The
+curvature of one point has rank one, and (3) is the first-order prediction divided by 1 − hᵢ with the leverage
+hᵢ = wᵢ σσ xᵢᵀ H⁻¹ xᵢ (Pregibon 1981).
+
+Source: Cook & Weisberg 1982; Koh & Liang 2017; Biggio et al. 2012 for poisoning.
+Chapter: book/2_differentiable/09_sensitivity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from .layers.labelled import align, check_signs, point_weights, positive_scalar
+from .linear import LinearOperator
+from .minimize import argmin
+from .solution import OnFailure, Solution, SolverError, failed_indices
+from .validate import check_finite, check_floating, check_option
+
+Fit = Callable[[Tensor], Tensor]
+
+
+def logistic_loss(theta: Tensor, features: Tensor, labels: Tensor) -> Tensor:
+    """log(1 + exp(−y θᵀx)) of every point, ``(*batch, n)``, for θ ``(*batch, d)``, x ``(*batch, n, d)``, y = ±1."""
+    return softplus(-labels * (features @ theta.unsqueeze(-1)).squeeze(-1))
+
+
+def logistic_regression(
+    features: Tensor,
+    labels: Tensor,
+    weight_decay: float | Tensor,
+    sample_weights: Tensor | None = None,
+    *,
+    tolerance: float | None = None,
+    max_iterations: int | None = None,
+    on_failure: OnFailure = "raise",
+    init: Tensor | None = None,
+) -> Solution:
+    """θ* of eq. (1) of this module for logistic regression, found by Newton's method; ``.y`` is θ*, ``(*batch, d)``.
+
+    Differentiable in all four arguments at any order. For an intercept, add a column of ones to the features (it is
+    then part of θ, and decays with it).
+
+    Args:
+        features: points xᵢ in rows, ``(*batch, n, d)``.
+        labels: −1 or +1, of the dtype of the features, ``(*batch, n)``; both must occur.
+        weight_decay: λ > 0, a number or a tensor ``(*batch,)``.
+        sample_weights: wᵢ ≥ 0, ``(*batch, n)``; ones if absent.
+        tolerance, max_iterations, on_failure: of :func:`diffopt_lib.argmin`.
+        init: initial guess of θ, ``(*batch, d)``; zeros if absent.
+
+    Raises:
+        ValueError: bad shapes, dtypes, labels, weights or λ; NaN or infinite input.
+        SolverError: the iterations did not converge.
+    """
+    batch, data = _data(features, labels, weight_decay, sample_weights)
+    return argmin(
+        _objective,
+        features.new_zeros(*batch, features.shape[-1]) if init is None else init,
+        *data,
+        tolerance=tolerance,
+        max_iterations=max_iterations,
+        on_failure=on_failure,
+        solve=_solve_hessian,
+    )
+
+
+def sensitivity(fit: Fit, data: Tensor) -> Tensor:
+    """∂θ*/∂data for the whole data at once: ``(*batch, d, *event)`` for data ``(*batch, *event)``, θ* ``(*batch, d)``.
+
+    ``fit`` maps data (features, labels, weights, …) to θ*, for instance ``lambda x: logistic_regression(x, y, λ).y``.
+    Elements of the batch are fitted independently. There is one adjoint solve for each entry of θ*, not for each point.
+    """
+    theta, pull = torch.func.vjp(fit, data)
+    if theta.shape[:-1] != data.shape[: theta.ndim - 1]:
+        raise ValueError(
+            f"fit must return (*batch, d) with the batch dimensions of the data in front, got {tuple(theta.shape)} for "
+            f"data {tuple(data.shape)}"
+        )
+    rows = torch.eye(theta.shape[-1], dtype=theta.dtype, device=theta.device)
+    (jacobian,) = torch.func.vmap(lambda row: pull(row.expand(theta.shape)))(rows)  # (d, *batch, *event)
+    return jacobian.movedim(0, theta.ndim - 1)
+
+
+def influence(
+    features: Tensor,
+    labels: Tensor,
+    weight_decay: float | Tensor,
+    sample_weights: Tensor | None = None,
+    *,
+    order: Literal["first", "newton"] = "first",
+) -> Tensor:
+    """How far θ* of logistic regression is predicted to move when point i is left out, for every i: ``(*batch, n, d)``.
+
+    Args:
+        features, labels, weight_decay, sample_weights: of :func:`logistic_regression`.
+        order: ``"first"`` is −wᵢ ∂θ*/∂wᵢ, eq. (2) of this module; ``"newton"`` is the Newton step (3), which knows that
+            the point's curvature leaves with it, and is the better the more the point matters.
+    """
+    check_option("order", order, ("first", "newton"))
+    batch, (features, labels, decay, weights) = _data(features, labels, weight_decay, sample_weights)
+    weights = weights.expand(*batch, -1)
+    by_weight = sensitivity(lambda w: logistic_regression(features, labels, decay, w).y, weights)
+    change = -(weights.unsqueeze(-2) * by_weight).mT  # (*batch, n, d)
+    if order == "first":
+        return change
+    theta = logistic_regression(features, labels, decay, weights).y
+    # The change wᵢ H⁻¹∇ℓᵢ = −y σ(−m) wᵢ H⁻¹xᵢ holds the H⁻¹xᵢ of the leverage wᵢ σ(m) σ(−m) xᵢᵀH⁻¹xᵢ; m = y θᵀx.
+    margin = labels * (features @ theta.unsqueeze(-1)).squeeze(-1)
+    leverage = -labels * torch.sigmoid(margin) * (features * change).sum(-1)
+    return change / (1 - leverage).unsqueeze(-1)
+
+
+def loss_influence(loss: Callable[[Tensor], Tensor], fit: Fit, sample_weights: Tensor) -> Tensor:
+    """How loss(θ*) is predicted to change when point i is left out, −wᵢ ∂loss/∂wᵢ, for every i: ``(*batch, n)``.
+
+    One adjoint solve serves all points, whatever their number (Koh & Liang 2017, eq. 2).
+
+    Args:
+        loss: maps θ* ``(*batch, d)`` to ``(*batch,)``; the loss on test data, for instance.
+        fit: maps the weights to θ*: ``lambda w: logistic_regression(x, y, λ, w).y``.
+        sample_weights: ``(*batch, n)``.
+    """
+    by_weight = torch.func.grad(lambda w: loss(fit(w)).sum())(sample_weights)
+    return -sample_weights * by_weight
+
+
+@dataclass(frozen=True)
+class Poisoning:
+    """What an attack found.
+
+    Attributes:
+        data: the training data that hurt most among those tried, of the shape of the data.
+        loss: the loss after fitting to the data of each step, ``(steps + 1, *batch)``; the first is without an attack.
+    """
+
+    data: Tensor
+    loss: Tensor
+
+
+def poison(
+    fit: Fit,
+    loss: Callable[[Tensor], Tensor],
+    data: Tensor,
+    radius: float,
+    *,
+    movable: Tensor | None = None,
+    steps: int = 30,
+    step_size: float | None = None,
+) -> Poisoning:
+    """Move training points so that the model fitted to them does badly: projected gradient ascent through the fit.
+
+        max_δ  loss(θ*(data + δ))   s.t.   ‖δᵢ‖ ≤ radius for every movable point, δᵢ = 0 for the others           (4)
+
+    Every point moves along its own gradient, a step that shrinks linearly to 0, and back into its ball. The problem is
+    not concave: this is an attack, and no bound on what attacks can do.
+
+    Args:
+        fit: maps data ``(*batch, n, d)`` to θ*; anything differentiable, :func:`.layers.linear_svm` as well.
+        loss: maps θ* to ``(*batch,)``.
+        data: the training points.
+        radius: of the balls, in the units of the data, > 0.
+        movable: which points may be moved, bool, ``(*batch, n)`` or ``(n,)``; all if absent.
+        steps: number of refits.
+        step_size: length of the first step; default a quarter of the radius.
+    """
+    check_floating("data", data)
+    check_finite("data", data)
+    if not radius > 0:
+        raise ValueError(f"radius must be positive, got {radius}")
+    if movable is not None and movable.dtype != torch.bool:
+        raise ValueError(f"movable must be a bool tensor, got {movable.dtype}")
+    length = radius / 4 if step_size is None else step_size
+    data = data.detach()
+    free = data.new_ones(()) if movable is None else movable.unsqueeze(-1).to(data.dtype)
+
+    delta = torch.zeros_like(data)
+    best, best_loss, losses = data, data.new_tensor(-torch.inf), []
+    for k in range(steps + 1):
+        value, gradient = _value_and_gradient(lambda x: loss(fit(x)), data + delta)
+        losses.append(value)
+        better = (value > best_loss).reshape(*value.shape, 1, 1)
+        best, best_loss = torch.where(better, data + delta, best), torch.maximum(value, best_loss)
+        moved = delta + length * (1 - k / steps) * free * _direction(gradient) if k < steps else delta
+        delta = moved * (radius / _norm(moved).clamp_min(radius))
+    return Poisoning(best, torch.stack(losses))
+
+
+def _data(
+    features: Tensor, labels: Tensor, weight_decay: float | Tensor, sample_weights: Tensor | None
+) -> tuple[torch.Size, list[Tensor]]:
+    """Features, labels, λ and weights, checked, with their batch dimensions aligned; and these."""
+    check_signs(features, labels)
+    decay, weights = positive_scalar("weight_decay", weight_decay, features), point_weights(sample_weights, features)
+    return align(
+        ("features", features, 2), ("labels", labels, 1), ("weight_decay", decay, 0), ("sample_weights", weights, 1)
+    )
+
+
+def _objective(theta: Tensor, features: Tensor, labels: Tensor, decay: Tensor, weights: Tensor) -> Tensor:
+    """Eq. (1)."""
+    return (weights * logistic_loss(theta, features, labels)).sum(-1) + decay * theta.square().sum(-1) / 2
+
+
+def _hessian(theta: Tensor, features: Tensor, labels: Tensor, decay: Tensor, weights: Tensor) -> Tensor:
+    """H = Σᵢ wᵢ σ(zᵢ) σ(−zᵢ) xᵢ xᵢᵀ + λ I with zᵢ = θᵀxᵢ, ``(*batch, d, d)``; the labels don't matter."""
+    z = (features @ theta.unsqueeze(-1)).squeeze(-1)
+    curvature = weights * torch.sigmoid(z) * torch.sigmoid(-z)
+    identity = torch.eye(features.shape[-1], dtype=features.dtype, device=features.device)
+    return features.mT @ (curvature.unsqueeze(-1) * features) + decay[..., None, None] * identity
+
+
+def _solve_hessian(operator: LinearOperator, rhs: Tensor) -> Tensor:
+    """H⁻¹ rhs with one factorisation for all the right-hand sides of a fit. H is symmetric, so transposed or not."""
+    L, info = torch.linalg.cholesky_ex(_hessian(*operator.parameters))
+    failed = (info > 0).expand(rhs.shape[:-1]) & torch.isfinite(rhs).all(-1)
+    if failed.any():
+        raise SolverError("the Hessian is not positive definite to working precision.", failed_indices(failed))
+    return torch.cholesky_solve(rhs.unsqueeze(-1), L).squeeze(-1)
+
+
+def _value_and_gradient(f: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    """f(x) ``(*batch,)`` and its gradient, for f that treats the elements of the batch independently."""
+
+    def total(x):
+        value = f(x)
+        return value.sum(), value
+
+    gradient, value = torch.func.grad(total, has_aux=True)(x)
+    return value, gradient
+
+
+def _norm(v: Tensor) -> Tensor:
+    return v.norm(dim=-1, keepdim=True)
+
+
+def _direction(v: Tensor) -> Tensor:
+    """v / ‖v‖, and 0 for 0."""
+    norm = _norm(v)
+    return v / torch.where(norm > 0, norm, 1)
