@@ -15,7 +15,7 @@ from .experiment import Experiment, Outcome, Run
 from .results import read_result
 from .training import epochs, train
 
-MODULES = ("sudoku", "denoising")
+MODULES = ("sudoku", "denoising", "few_shot", "jigsaw", "top_k")
 
 __all__ = ["Experiment", "Outcome", "Run", "epochs", "find", "names", "read_result", "train"]
 
