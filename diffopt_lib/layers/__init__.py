@@ -1,4 +1,4 @@
-"""Optimisation problems as layers: each solves a family y*(x) = argmin_{y ∈ C(x)} f(y; x) and can be differentiated."""
+"""Optimization problems as layers: each solves a family y*(x) = argmin_{y ∈ C(x)} f(y; x) and can be differentiated."""
 
 from .activations import relu, sigmoid, softargmax
 from .cone import ConeSolution, solve_cone
