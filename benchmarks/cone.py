@@ -134,7 +134,7 @@ def moreau(problem: ConeProgram) -> Forward:
 
 
 METHODS = [
-    Method("ours", "diffopt_lib", "diffopt_lib.layers.cone", ours),
+    Method("ours", "diffopt_lib", "diffopt_lib.layers.cone", ours, in_torch=True),
     Method("diffcp", "diffcp", "diffcp", diffcp, cpu_and_double_only),
     Method("cvxpylayers", "cvxpylayers", "cvxpylayers.torch", cvxpylayers, cpu_and_double_only),
     Method("Moreau", "moreau", "moreau.torch", moreau, double_only),

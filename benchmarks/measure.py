@@ -1,4 +1,7 @@
-"""Time: methods take turns, each turn is a forward and a backward pass, and the figure is the median."""
+"""Time: methods take turns, each turn is a forward and a backward pass, and the figure is the median.
+
+Memory is measured in a turn of its own, because watching every tensor takes time.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+
+from diffopt_lib.memory import peak_memory
 
 from .method import Forward
 
@@ -108,3 +113,13 @@ def _turn(timing: Timing, forward: Forward, cotangent: Tensor, synchronise: Call
 def waiting_for(device: torch.device) -> Callable[[], None]:
     """The function that waits until the device has done what it was asked to."""
     return torch.cuda.synchronize if device.type == "cuda" else lambda: None
+
+
+def memory(forward: Forward, cotangent: Tensor) -> int:
+    """The most bytes that tensors of a forward and a backward pass take up at a time, the inputs aside."""
+
+    def turn() -> tuple[Tensor, list[Tensor]]:
+        y, pull = forward()
+        return y, pull(cotangent)
+
+    return peak_memory(turn)

@@ -50,6 +50,8 @@ class Method:
             the forward pass: a function without arguments that gives the solution, and the backward pass, a function
             from a cotangent to the gradients of all parameters in the problem's order.
         limits: ``limits(problem)`` says why the method can't take the problem, or None.
+        layer: which of a benchmark's layers it computes, if there are several: it gets the cases whose sizes name it.
+        in_torch: all that it computes with are torch's tensors, so that its memory can be measured.
     """
 
     name: str
@@ -57,6 +59,8 @@ class Method:
     module: str
     prepare: Callable[[Any], Forward]
     limits: Callable[[Any], str | None] = lambda problem: None
+    layer: str | None = None
+    in_torch: bool = False
 
     def missing(self) -> str | None:
         """Why the method can't be run here, or None."""
@@ -86,9 +90,14 @@ def double_only(problem: Problem) -> str | None:
     return None if problem.parameters[0].dtype == torch.float64 else "float64 only"
 
 
+def cpu_only(problem: Problem) -> str | None:
+    """Those that compute on the CPU whatever the device, or do not compute elsewhere."""
+    return None if problem.parameters[0].device.type == "cpu" else "CPU only"
+
+
 def cpu_and_double_only(problem: Problem) -> str | None:
-    """Those that besides compute on the CPU whatever the device."""
-    return double_only(problem) or (None if problem.parameters[0].device.type == "cpu" else "copies to the CPU")
+    """Both."""
+    return double_only(problem) or cpu_only(problem)
 
 
 def to_numpy(tensor: Tensor) -> np.ndarray:

@@ -178,8 +178,8 @@ def enough_cores(problem: QP) -> str | None:
 
 
 METHODS = [
-    Method("ours", "diffopt_lib", "diffopt_lib.layers.qp", ours),
-    Method("qpth", "qpth", "qpth.qp", qpth, factors_safely),
+    Method("ours", "diffopt_lib", "diffopt_lib.layers.qp", ours, in_torch=True),
+    Method("qpth", "qpth", "qpth.qp", qpth, factors_safely, in_torch=True),
     Method("QPLayer", "proxsuite", "proxsuite.torch.qplayer", qplayer, cpu_and_double_only),
     Method("Moreau", "moreau", "moreau.torch", moreau, double_only),
     Method("qpax", "qpax", "qpax", qpax, enough_cores),

@@ -9,7 +9,7 @@ import torch
 
 from diffopt_lib.experiments.provenance import provenance
 
-from .measure import take_turns, waiting_for
+from .measure import memory, take_turns, waiting_for
 from .method import Method, Problem
 
 
@@ -48,7 +48,8 @@ def run(
         if tables and case.table not in tables:
             continue
         problem = benchmark.problem(**case.sizes).to(where, case.dtype)
-        rows = measure(problem, methods, where, **turns)
+        suitable = [method for method in methods if method.layer == case.sizes.get("layer")]
+        rows = measure(problem, suitable, where, **turns)
         done.append({"table": case.table, "sizes": case.sizes, "dtype": str(case.dtype).split(".")[1], "rows": rows})
         print(show(done[-1]), flush=True)
     packages = tuple(dict.fromkeys(method.package for method in methods))
@@ -70,7 +71,7 @@ def choose(methods: list[Method], only: list[str] | None) -> list[Method]:
 
 
 def measure(problem: Problem, methods: list[Method], device: torch.device, **turns: int) -> list[dict[str, Any]]:
-    """Time and accuracy of every method on one batch of problems, or why there are none."""
+    """Time, memory and accuracy of every method on one batch of problems, or why there are none."""
     generator = torch.Generator().manual_seed(1)
     cotangent = torch.randn(problem.y_shape, generator=generator).to(problem.parameters[0])
     absent = {method.name: reason for method in methods if (reason := method.missing() or method.limits(problem))}
@@ -88,6 +89,8 @@ def measure(problem: Problem, methods: list[Method], device: torch.device, **tur
             row |= timing.summary()
             if timing.error is None:
                 row |= problem.accuracy(timing.y, timing.gradients, cotangent)
+                if method.in_torch:
+                    row["memory"] = memory(forwards[method.name](), cotangent)
         rows.append(row)
     return rows
 
@@ -100,7 +103,8 @@ def show(case: dict[str, Any]) -> str:
         if "both" in row:
             times = f"{row['forward']:9.3g} + {row['backward']:8.3g} = {row['both']:8.3g} ms"
             errors = f"solution {error(row['solution_error'])}   gradient {error(row['gradient_error'])}"
-            lines.append(f"  {row['method']:14} {times}   {errors}")
+            tensors = f"   {row['memory'] / 1e6:.3g} MB" if "memory" in row else ""
+            lines.append(f"  {row['method']:14} {times}   {errors}{tensors}")
         else:
             lines.append(f"  {row['method']:14} {row.get('missing') or row.get('error')}")
     return "\n".join(lines)

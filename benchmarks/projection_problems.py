@@ -1,0 +1,207 @@
+"""Random points and score matrices to project, and how well a method projected and differentiated them.
+
+The references compute in extended precision where numpy does, and by other means than the library: a root finder of
+scipy and Newton's method for top-k, sorting for sparsemax, scipy's isotonic regression for soft sorting and ranking,
+scipy's trust region method for doubly stochastic matrices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import scipy.optimize
+import scipy.special
+import torch
+from torch import Tensor
+
+from .method import checked, largest, rounded, to_numpy
+
+CHECKED = 8  # elements of a batch on which accuracy is measured
+Reference = tuple[np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Projection:
+    """A batch of points x ``(batch, n)`` or score matrices ``(batch, n, n)`` for one of the library's projections.
+
+    Attributes:
+        layer: the name of the library's function.
+        x: the batch.
+        settings: what else the function takes: ``tau``, for top-k also ``k``.
+    """
+
+    layer: str
+    x: Tensor
+    settings: dict[str, Any]
+    parameters: list[Tensor] = field(init=False)
+
+    def __post_init__(self):
+        object.__setattr__(self, "parameters", [self.x])
+
+    @property
+    def y_shape(self) -> torch.Size:
+        return self.x.shape
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Projection:
+        return Projection(self.layer, self.x.to(device, dtype), self.settings)
+
+    def accuracy(self, y: Tensor, grads: list[Tensor], cotangent: Tensor) -> dict[str, float | str | None]:
+        """The worst errors of y, of its sums and of the gradient over the elements that are checked.
+
+        That of y is relative to 1 + its largest entry, that of a sum to what it should be. Gradients at low temperature
+        are all but zero in most elements; the error is relative to the largest entry of the true ones in any element.
+        """
+        solution = violation = wrong = scale = 0.0
+        for i in checked(len(y), CHECKED):
+            x, found = to_numpy(self.x[i]), to_numpy(y[i])
+            exact, gradient = REFERENCES[self.layer](x, to_numpy(cotangent[i]), **self.settings)
+            solution = max(solution, largest(found - exact) / (1 + largest(exact)))
+            violation = max(violation, largest(*off_balance(found, exact)))
+            wrong, scale = max(wrong, largest(to_numpy(grads[0][i]) - gradient)), max(scale, largest(gradient))
+        return {
+            "solution_error": rounded(solution),
+            "constraint_error": rounded(violation),
+            "gradient_error": rounded(wrong / scale),
+            "worst_gradient": "x",
+        }
+
+
+def random_projection(layer: str, batch: int, n: int, tau: float, k: int | None = None, seed: int = 0) -> Projection:
+    """Independent normal entries; float64 on the CPU."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (batch, n, n) if layer == "sinkhorn_operator" else (batch, n)
+    x = torch.randn(shape, generator=generator, dtype=torch.float64)
+    return Projection(layer, x, {"tau": tau} | ({} if k is None else {"k": k}))
+
+
+def off_balance(y: np.ndarray, exact: np.ndarray) -> list[np.ndarray]:
+    """The errors of the sums that the constraints prescribe: of all entries, or of the rows and columns of a matrix.
+
+    They are relative to the sum of absolute values: the entries of a sorted vector may add up to zero.
+    """
+    axes = range(y.ndim)
+    return [(y.sum(axis) - exact.sum(axis)) / np.abs(exact).sum(axis) for axis in axes]
+
+
+# The references. Each takes one x and one cotangent g, and gives y and the gradient of gᵀy.
+
+
+def top_k(x: np.ndarray, g: np.ndarray, k: int, tau: float) -> Reference:
+    """yᵢ = σ(xᵢ/τ + ν) with Σ y = k: a bracketed root, then Newton's method in extended precision."""
+    n = len(x)
+    a = x / tau
+    shift = scipy.special.logit(k / n)
+    bracket = shift - a.max() - 1e-6, shift - a.min() + 1e-6
+    root = scipy.optimize.brentq(lambda nu: scipy.special.expit(a + nu).sum() - k, *bracket, xtol=1e-14)
+    a, nu = np.longdouble(x) / np.longdouble(tau), np.longdouble(root)
+    for _ in range(5):
+        y, rest = scipy.special.expit(a + nu), scipy.special.expit(-a - nu)
+        d = y * rest
+        nu -= (y.sum() - k) / d.sum()
+    return y, d * (g - (d * g).sum() / d.sum()) / tau
+
+
+def sparsemax(x: np.ndarray, g: np.ndarray, tau: float) -> Reference:
+    """max(xᵢ/τ − θ, 0), where θ follows from the sorted entries."""
+    a = np.longdouble(x) / np.longdouble(tau)
+    descending = np.sort(a)[::-1]
+    excess = descending.cumsum() - 1
+    size = np.flatnonzero(descending * np.arange(1, len(a) + 1) > excess)[-1] + 1
+    y = np.maximum(a - excess[size - 1] / size, 0)
+    support = y > 0
+    return y, np.where(support, g - g[support].mean(), 0) / tau
+
+
+def soft_rank(x: np.ndarray, g: np.ndarray, tau: float) -> Reference:
+    """z = x/τ in descending order less the isotonic regression of its difference to (n, …, 1)."""
+    n = len(x)
+    order = np.argsort(-x, kind="stable")
+    s, w = np.longdouble(x[order]) / np.longdouble(tau), np.arange(n, 0, -1)
+    pool = pooling(s, w)
+    y, gradient = np.empty(n, np.longdouble), np.empty(n, np.longdouble)
+    y[order] = s - pool(s) + pool(w)
+    gradient[order] = (g[order] - pool(g[order])) / tau
+    return y, gradient
+
+
+def soft_sort(x: np.ndarray, g: np.ndarray, tau: float) -> Reference:
+    """The same with (n, …, 1)/τ in the place of z, and x in descending order in that of (n, …, 1); then reversed."""
+    n = len(x)
+    order = np.argsort(-x, kind="stable")
+    s, w = np.arange(n, 0, -1) / np.longdouble(tau), np.longdouble(x[order])
+    pool = pooling(s, w)
+    gradient = np.empty(n, np.longdouble)
+    gradient[order] = pool(g[::-1])
+    return (s - pool(s) + pool(w))[::-1], gradient
+
+
+def pooling(s: np.ndarray, w: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """The means over the blocks of the descending isotonic regression of s − w."""
+    borders = scipy.optimize.isotonic_regression(np.float64(s - w), increasing=False).blocks
+    sizes = np.diff(borders)
+
+    def pool(values: np.ndarray) -> np.ndarray:
+        return np.repeat(np.add.reduceat(np.longdouble(values), borders[:-1]) / sizes, sizes)
+
+    return pool
+
+
+def doubly_stochastic(S: np.ndarray, g: np.ndarray, tau: float) -> Reference:
+    """exp(S/τ + u + v) with unit sums, and its derivative from the equations of the sums."""
+    n = len(S)
+    u, v = potentials(S, tau)
+    for _ in range(6):
+        P = scaled(S, u, v, tau)
+        rows, columns = P.sum(1), P.sum(0)
+        du, dv = solve_sums(P, 1 - rows, 1 - columns)
+        u, v = u + du, v + dv
+    P = scaled(S, u, v, tau)
+    w_u, w_v = solve_sums(P, (P * g).sum(1), (P * g).sum(0))
+    return P.reshape(n, n), P * (g - w_u[:, None] - w_v) / tau
+
+
+def scaled(S: np.ndarray, u: np.ndarray, v: np.ndarray, tau: float) -> np.ndarray:
+    return np.exp(np.longdouble(S) / np.longdouble(tau) + np.longdouble(u)[:, None] + np.longdouble(v))
+
+
+def solve_sums(P: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(u, v) with diag(P1) u + P v = rows and Pᵀu + diag(Pᵀ1) v = columns, of least norm: a constant is free."""
+    K = np.block([[np.diag(P.sum(1)), P], [P.T, np.diag(P.sum(0))]])
+    solution = np.linalg.lstsq(np.float64(K), np.float64(np.concatenate([rows, columns])), rcond=None)[0]
+    return solution[: len(P)], solution[len(P) :]
+
+
+def potentials(S: np.ndarray, tau: float) -> tuple[np.ndarray, np.ndarray]:
+    """u and v to some digits: v minimises Σᵢ log Σⱼ exp(Sᵢⱼ/τ + vⱼ) − Σⱼ vⱼ. The temperature is lowered in steps."""
+    steps = max(1, int(np.ceil(np.log2((np.ptp(S) / 4) / tau)))) if np.ptp(S) > 4 * tau else 1
+    v = np.zeros(len(S))
+    for t in tau * 2.0 ** np.arange(steps - 1, -1, -1):
+
+        def value(v: np.ndarray, t: float = t) -> float:
+            return scipy.special.logsumexp(S / t + v, axis=1).sum() - v.sum()
+
+        def slope(v: np.ndarray, t: float = t) -> np.ndarray:
+            return scipy.special.softmax(S / t + v, axis=1).sum(0) - 1
+
+        def curvature(v: np.ndarray, t: float = t) -> np.ndarray:
+            Q = scipy.special.softmax(S / t + v, axis=1)
+            return np.diag(Q.sum(0)) - Q.T @ Q
+
+        found = scipy.optimize.minimize(
+            value, v, method="trust-exact", jac=slope, hess=curvature, options={"gtol": 1e-6, "maxiter": 500}
+        )
+        v = 2 * found.x
+    v = v / 2
+    return -scipy.special.logsumexp(S / tau + v, axis=1), v
+
+
+REFERENCES = {
+    "soft_top_k": top_k,
+    "sparsemax": sparsemax,
+    "soft_rank": soft_rank,
+    "soft_sort": soft_sort,
+    "sinkhorn_operator": doubly_stochastic,
+}
