@@ -14,8 +14,11 @@ learning: :func:`greedy_layout`.
 
 The learning rate was chosen on 5,000 digits of MNIST's training part that training does not use.
 
+The paper has a table for MNIST too. The network, its training and what counts as wrong (not a blank piece in the place
+of another one) are ours, so its figures are not listed beside these, and nothing is claimed about who is better.
+
 Source: Mena, Belanger, Linderman & Snoek, Learning latent permutations with Gumbel–Sinkhorn networks, 2018, the section
-on jigsaw puzzles; the size of the network is ours. Chapter: book/2_differentiable/07_permutations.
+on jigsaw puzzles. Chapter: book/2_differentiable/07_permutations.
 """
 
 from __future__ import annotations
@@ -65,7 +68,7 @@ class PieceScores(nn.Module):
 def cut(images: Tensor, side: int, gap: int = 0) -> Tensor:
     """Pieces ``(*batch, side², …, h, w)`` of images ``(*batch, …, H, W)``, row by row; ``gap`` pixels between are lost.
 
-    The dimensions between batch and pixels are colours: images must have 3 or 4 dimensions, the first the batch.
+    The dimensions between batch and pixels are colors: images must have 3 or 4 dimensions, the first the batch.
     """
     height, width = ((size - (side - 1) * gap) // side for size in images.shape[-2:])
     tiles = images.unfold(-2, height, height + gap).unfold(-2, width, width + gap)  # (N, …, side, side, h, w)

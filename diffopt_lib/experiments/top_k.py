@@ -14,8 +14,9 @@ polynomials σ of the e_j other than e_ℓ, (3) is τ log(1 + exp(α/τ) σ_k / 
 Weight decay is chosen for each loss and seed by the accuracy within k guesses on validation labels that are as wrong as
 those of the training set; the figures without decay are given too. α = τ = 1. Images are averaged to 14 × 14 pixels.
 
-The papers train deep networks on CIFAR-100, with k = 5 and labels that are wrong within a superclass of five. Their
-figures can't be compared with ours, so none is listed; their claim can.
+The papers train deep networks on CIFAR-100, with k = 5 and labels that are wrong within a superclass of five, and the
+first of them scene graphs on Visual Genome. Their figures can't be compared with ours, so none is listed; their claim
+can. α = τ = 1 is their choice for CIFAR-100 too.
 
 Source: Amos, Koltun & Kolter 2019 for (2); Berrada, Zisserman & Kumar 2018 for (3) and the noise within groups.
 Chapter: book/2_differentiable/06_top_k.
@@ -148,7 +149,7 @@ class Networks(nn.Module):
 
 
 def objective(loss: Callable[[Tensor, Tensor], Tensor], model: Networks, images: Tensor, labels: Tensor) -> Tensor:
-    """The sum over all networks of what each minimises, so that each has its own gradient.
+    """The sum over all networks of what each minimizes, so that each has its own gradient.
 
     Args:
         loss: one of the losses.
