@@ -31,15 +31,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..implicit import _attach
-from ..linear import LinearOperator
-from ..opaque import opaque
 from ..validate import check_finite, check_floating, check_same_kind
 
 MAX_ITERATIONS = 200  # some 25 are the most that was seen; y is corrected for what is left of the excess
@@ -50,8 +46,8 @@ class Response:
     """How a coordinate responds to the price ν: the function m of (2), with an upper bound u on y.
 
     Attributes:
-        value: m(a, u), differentiable in both.
-        slope: ∂m/∂a as a function of y = m(a, u): ``slope(y, u)``.
+        value: y = m(a, u).
+        slopes: ∂m/∂a and ∂m/∂u as functions ``slopes(y, a, u)``, differentiable in all three.
         inverse: m⁻¹(y), for y strictly within the bounds.
         balance: ``balance(a, u, s)``, the :class:`Balance` of every row of arguments a, which it may overwrite.
         step: ``step(balance, s, n)``, the Newton step for ν; of the many equivalents of (2), a response has its own
@@ -59,7 +55,7 @@ class Response:
     """
 
     value: Callable[[Tensor, Tensor], Tensor]
-    slope: Callable[[Tensor, Tensor], Tensor]
+    slopes: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
     inverse: Callable[[Tensor], Tensor]
     balance: Callable[[Tensor, Tensor, Tensor], Balance]
     step: Callable[[Balance, Tensor, int], Tensor]
@@ -87,42 +83,78 @@ def allocate(response: Response, x: Tensor, total: Tensor, tau: Tensor, upper: T
     Args:
         response: m.
         x: ``(*batch, n)``.
-        total, tau: with as many dimensions as x, the last of size 1; the others broadcast to those of x.
-        upper: likewise, the last of size 1 or n; infinite for no bound.
+        total, tau: ``(*batch, 1)``.
+        upper: ``(*batch, n)`` or ``(*batch, 1)``; infinite for no bound.
         infeasible: the complaint if the total is not between 0 and the sum of the upper bounds. At either end y is
             0 or ``upper``, exactly, for then ν is −∞ or ∞.
 
     Raises:
         ValueError: the complaint.
     """
-    residual = partial(_excess, response)
-    centre, nu, correction = opaque(partial(_solve, response, infeasible), residual, x, total, tau, upper)
+    y, _, _ = _Allocation.apply(response, infeasible, x, total, tau, upper)
+    return y
+
+
+class _Allocation(torch.autograd.Function):
+    """(x, s, τ, u) ↦ (y, ν, c) with the derivative (3), written in y and ν, so that it has derivatives itself.
+
+    The centre c is a number: moving it would move ν by as much, and y not at all.
+    """
+
+    @staticmethod
+    def forward(response, infeasible, x, total, tau, upper):
+        return _solve(response, infeasible, x, total, tau, upper)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.response, _, x, _, tau, upper = inputs
+        ctx.mark_non_differentiable(output[2])
+        ctx.save_for_backward(x, tau, upper, *output)
+        ctx.save_for_forward(x, tau, upper, *output)
+
+    @staticmethod
+    def backward(ctx, g, g_nu, _):
+        tau, t, d, d_upper, slope = _linearize(ctx)
+        price = (g_nu + (g * d).sum(-1, keepdim=True)) / slope  # ∂ℓ/∂s
+        net = g - price
+        of_x = net * d / tau
+        of_tau = -(of_x * t).sum(-1, keepdim=True) if ctx.needs_input_grad[4] else None
+        of_upper = (net * d_upper).sum_to_size(d_upper.shape) if ctx.needs_input_grad[5] else None
+        return None, None, of_x, price, of_tau, of_upper
+
+    @staticmethod
+    def jvp(ctx, _response, _infeasible, x_dot, total_dot, tau_dot, upper_dot):
+        tau, t, d, d_upper, slope = _linearize(ctx)
+        t_dot = (x_dot - t * tau_dot) / tau
+        at_this_price = d * t_dot + d_upper * upper_dot
+        nu_dot = (total_dot - at_this_price.sum(-1, keepdim=True)) / slope
+        return at_this_price + d * nu_dot, nu_dot, None
+
+    @staticmethod
+    def vmap(info, in_dims, response, infeasible, *tensors):
+        """A vmapped call is a call with one more batch dimension."""
+        batched = (
+            v.expand(info.batch_size, *v.shape) if dim is None else v.movedim(dim, 0)
+            for v, dim in zip(tensors, in_dims[2:], strict=True)
+        )
+        return _Allocation.apply(response, infeasible, *batched), (0, 0, 0)
+
+
+def _linearize(ctx) -> tuple[Tensor, ...]:
+    """τ, t, ∂m/∂a, ∂m/∂u and Σ ∂m/∂a, where division by the last gives 0 if all ∂m/∂a vanish."""
+    x, tau, upper, y, nu, centre = ctx.saved_tensors
     t = (x - centre) / tau
-    nu = _attach(residual, _solve_scalar, nu, t, total, upper)
-    return response.value(t + nu, upper) + correction
-
-
-def _excess(response: Response, nu: Tensor, t: Tensor, total: Tensor, upper: Tensor) -> Tensor:
-    """The residual of (2), ``(*batch, 1)``."""
-    return response.value(t + nu, upper).sum(-1, keepdim=True) - total
-
-
-def _solve_scalar(operator: LinearOperator, b: Tensor) -> Tensor:
-    """b / Σd, and 0 where Σd = 0."""
-    slope = operator.matvec(torch.ones_like(b))
-    return torch.where(slope == 0, 0, b / slope)
+    d, d_upper = ctx.response.slopes(y, t + nu, upper)
+    slope = d.sum(-1, keepdim=True)
+    return tau, t, d, d_upper, torch.where(slope == 0, torch.inf, slope)
 
 
 def _solve(
-    response: Response, infeasible: str, _f: object, x: Tensor, total: Tensor, tau: Tensor, upper: Tensor
-) -> tuple[Tensor, ...]:
-    """The centre c and the multiplier ν, ``(*batch, 1)``, and what rounding took from y, ``(*batch, n)``."""
+    response: Response, infeasible: str, x: Tensor, total: Tensor, tau: Tensor, upper: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """y ``(*batch, n)``, the multiplier ν and the centre c, ``(*batch, 1)``."""
     batch, n = x.shape[:-1], x.shape[-1]
-
-    def flatten(v: Tensor) -> Tensor:
-        return v.expand(*batch, v.shape[-1]).reshape(batch.numel(), v.shape[-1])
-
-    x, total, tau, upper = (flatten(v) for v in (x, total, tau, upper))
+    x, total, tau, upper = (v.reshape(batch.numel(), v.shape[-1]) for v in (x, total, tau, upper))
     most = upper.sum(-1, keepdim=True) if upper.shape[-1] == n else n * upper
     slack = 4 * torch.finfo(x.dtype).eps  # an upper bound s/n may have been rounded
     if ((total < 0) | (total > most * (1 + slack))).any():
@@ -131,16 +163,19 @@ def _solve(
     inside = ~(empty | full)
     total = torch.where(inside, total, most.clamp_max(1) / 2)
 
-    centre = (x / n).sum(-1, keepdim=True)
-    nu, _ = find_multiplier(response, (x - centre) / tau, total, upper, response.inverse(total / n))
+    centre = x @ x.new_full((n, 1), 1 / n)
+    t = (x - centre).div_(tau)
+    nu, _ = find_multiplier(response, t, total, upper, response.inverse(total / n))
     centre = centre - tau * nu
-    t = (x - centre) / tau
+    t = torch.sub(x, centre, out=t).div_(tau)
     nu, rest = find_multiplier(response, t, total, upper, torch.zeros_like(nu))
     nu, rest = torch.where(inside, nu, torch.where(empty, -torch.inf, torch.inf)), torch.where(inside, rest, 0)
 
-    y = response.value(t + nu, upper)
-    corrected = torch.addcmul(y, response.slope(y, upper), rest).clamp(torch.zeros_like(upper), upper)
-    return tuple(v.reshape(*batch, v.shape[-1]) for v in (centre, nu, corrected.sub_(y)))
+    a = t.add_(nu)
+    y = response.value(a, upper)
+    slope, _ = response.slopes(y, a, upper)
+    y = y.addcmul_(slope, rest).clamp_(torch.zeros_like(upper), upper)  # what rounding took from the sum
+    return y.reshape(*batch, n), nu.reshape(*batch, 1), centre.reshape(*batch, 1)
 
 
 def find_multiplier(
@@ -158,10 +193,10 @@ def find_multiplier(
     n, eps = t.shape[-1], torch.finfo(t.dtype).eps
     lower, higher = _bracket(response, t, total, upper)
     nu = torch.minimum(torch.maximum(start, lower), higher)
-    last = torch.full_like(nu, torch.inf)
+    last, work = torch.full_like(nu, torch.inf), torch.empty_like(t)
     found, rest, rows = torch.empty_like(nu), torch.empty_like(nu), torch.arange(len(nu), device=nu.device)
     for _ in range(MAX_ITERATIONS):
-        balance = response.balance(t + nu, upper, total)
+        balance = response.balance(torch.add(t, nu, out=work[: len(t)]), upper, total)
         error = balance.excess.abs()
         # ν is rounded too; and an error of less than ε² of the total shows nowhere.
         rounding = 8 * eps * (balance.scale + balance.slope * nu.abs() + eps * total)
@@ -204,18 +239,13 @@ def per_problem(name: str, value: float | Tensor, x: Tensor) -> Tensor:
 
 
 def align(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Tensors ``(*batch, ·)``, the first of them x, with batch dimensions that broadcast, as many in each.
-
-    x gets the whole batch.
-    """
-    x = tensors[0]
+    """Tensors ``(*batch, ·)``, with batch dimensions that broadcast, all with the whole batch."""
     try:
         batch = torch.broadcast_shapes(*(v.shape[:-1] for v in tensors))
     except RuntimeError:
         shapes = ", ".join(str(tuple(v.shape[:-1])) for v in tensors)
         raise ValueError(f"the batch dimensions of the arguments must broadcast, got {shapes}") from None
-    rest = (v.reshape((1,) * (len(batch) + 1 - v.ndim) + v.shape) for v in tensors[1:])
-    return x.expand(*batch, x.shape[-1]), *rest
+    return tuple(v.expand(*batch, v.shape[-1]) for v in tensors)
 
 
 def check_vectors(x: Tensor) -> None:

@@ -115,15 +115,15 @@ def _clip(a: Tensor, upper: Tensor) -> Tensor:
     return torch.where(a > upper, upper, a.clamp_min(0))
 
 
+def _slopes_of_clip(y: Tensor, a: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    return ((a >= 0) & (a <= upper)).to(a.dtype), (a > upper).to(a.dtype)
+
+
 def _balance_of_clip(a: Tensor, upper: Tensor, total: Tensor) -> Balance:
     y = _clip(a, upper)
     size = y.sum(-1, keepdim=True, dtype=torch.float64)
-    slope = _slope_of_clip(y, upper).sum(-1, keepdim=True)
+    slope = ((y > 0) & (y < upper)).to(y.dtype).sum(-1, keepdim=True)
     return _balance(size, slope, total, 2 * size)  # a = y where y is between the bounds
-
-
-def _slope_of_clip(y: Tensor, upper: Tensor) -> Tensor:
-    return ((y > 0) & (y < upper)).to(y.dtype)
 
 
 def _balance(size: Tensor, slope: Tensor, total: Tensor, scale: Tensor) -> Balance:
@@ -133,7 +133,7 @@ def _balance(size: Tensor, slope: Tensor, total: Tensor, scale: Tensor) -> Balan
 
 RECTIFIER = Response(
     value=_clip,
-    slope=_slope_of_clip,
+    slopes=_slopes_of_clip,
     inverse=lambda y: y,
     balance=_balance_of_clip,
     step=lambda balance, total, n: -balance.excess / balance.slope,  # exact until another entry meets a bound
@@ -145,21 +145,22 @@ def _capped_exp(a: Tensor, upper: Tensor) -> Tensor:
     return torch.where(capped, upper, torch.where(capped, 0, a).exp())
 
 
-def _slope_of_exp(y: Tensor, upper: Tensor) -> Tensor:
-    return torch.where(y < upper, y, 0)
+def _slopes_of_exp(y: Tensor, a: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    capped = a > upper.log()
+    return torch.where(capped, 0, y), capped.to(a.dtype)
 
 
 def _balance_of_exp(a: Tensor, upper: Tensor, total: Tensor) -> Balance:
     y = _capped_exp(a, upper)
     size = y.sum(-1, keepdim=True, dtype=torch.float64)
-    slope = _slope_of_exp(y, upper).sum(-1, keepdim=True)
+    slope = torch.where(y < upper, y, 0).sum(-1, keepdim=True)
     # Σ y |log y| is largest if all y are equal.
     return _balance(size, slope, total, size - torch.xlogy(size, size / a.shape[-1]))
 
 
 EXPONENTIAL = Response(
     value=_capped_exp,
-    slope=_slope_of_exp,
+    slopes=_slopes_of_exp,
     inverse=torch.log,
     balance=_balance_of_exp,
     step=lambda balance, total, n: torch.log1p(-balance.excess / balance.slope),  # exact as long as the caps stay

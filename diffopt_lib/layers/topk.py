@@ -37,7 +37,7 @@ def soft_top_k(x: Tensor, k: int | float | Tensor, tau: float | Tensor = 1.0) ->
         tau: the temperature τ > 0, likewise a number or a tensor ``(*batch,)``. Batch dimensions broadcast.
 
     Returns:
-        y, ``(*batch, n)``. Its sum is k up to rounding. Memory is linear in n, time some ten passes over x.
+        y, ``(*batch, n)``. Its sum is k up to rounding. Time and memory are linear in n.
 
     Raises:
         ValueError: x is not floating point, has no entry, or has NaN or infinite ones; k is not between 0 and n; τ is
@@ -48,31 +48,6 @@ def soft_top_k(x: Tensor, k: int | float | Tensor, tau: float | Tensor = 1.0) ->
     check_positive("tau", tau)
     x, k, tau, upper = align(x, k, tau, x.new_ones(1))
     return allocate(LOGISTIC, x, k, tau, upper, f"k must be between 0 and n = {x.shape[-1]}")
-
-
-class _Sigmoid(torch.autograd.Function):
-    """σ(a) = 1 / (1 + exp(−a)), with the derivative σ(a) σ(−a): y (1 − y) has no digits left where y is near 1."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(a):
-        return torch.sigmoid(a)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        ctx.save_for_backward(*inputs, output)
-        ctx.save_for_forward(*inputs, output)
-
-    @staticmethod
-    def backward(ctx, g):
-        a, y = ctx.saved_tensors
-        return g * y * _Sigmoid.apply(-a)
-
-    @staticmethod
-    def jvp(ctx, a_dot):
-        a, y = ctx.saved_tensors
-        return a_dot * y * _Sigmoid.apply(-a)
 
 
 def _balance(a: Tensor, upper: Tensor, k: Tensor) -> Balance:
@@ -98,10 +73,11 @@ def _step(balance: Balance, k: Tensor, n: int) -> Tensor:
     return torch.where(excess.abs() < 0.1 * torch.minimum(k, n - k), near, far)
 
 
+def _slopes(y: Tensor, a: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    """y (1 − y), but as y σ(−a): where y is near 1, 1 − y has no digits left."""
+    return y * torch.sigmoid(-a), torch.zeros_like(upper)
+
+
 LOGISTIC = Response(
-    value=lambda a, upper: _Sigmoid.apply(a),
-    slope=lambda y, upper: y * (1 - y),
-    inverse=torch.logit,
-    balance=_balance,
-    step=_step,
+    value=lambda a, upper: torch.sigmoid(a), slopes=_slopes, inverse=torch.logit, balance=_balance, step=_step
 )

@@ -1,5 +1,7 @@
 """Soft top-k against the cone program it solves, closed forms and finite differences; its limits and its extremes."""
 
+from dataclasses import replace
+
 import cvxpy as cp
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from allocation_problems import soft_top_k_by_cones
 from diffopt_lib.layers import soft_top_k, softargmax
 from diffopt_lib.layers.allocation import find_multiplier
 from diffopt_lib.layers.topk import LOGISTIC
+from diffopt_lib.memory import peak_memory
 
 DOUBLE = torch.float64
 
@@ -234,6 +237,13 @@ class TestExtremes:
         expected = d * (2 * y - (2 * y * d).sum() / d.sum())
         torch.testing.assert_close(gradient.double(), expected.detach(), rtol=1e-4, atol=1e-6)
 
+    @pytest.mark.parametrize("tau", [1.0, 1e-3])
+    def test_memory_is_a_few_vectors(self, tau, dtype, generator):
+        x = torch.randn(100_000, dtype=dtype, generator=generator).requires_grad_()
+        vector = x.numel() * x.element_size()
+        assert peak_memory(lambda: soft_top_k(x.detach(), 1000, tau)) < 6 * vector
+        assert peak_memory(lambda: torch.autograd.grad(soft_top_k(x, 1000, tau).square().sum(), x)) < 9 * vector
+
     def test_few_iterations_whatever_the_temperature(self, generator):
         calls = []
 
@@ -244,7 +254,7 @@ class TestExtremes:
         x = torch.randn(8, 200, dtype=DOUBLE, generator=generator)
         for tau in (1e3, 1.0, 1e-2, 1e-4, 1e-8):
             calls.clear()
-            counted = type(LOGISTIC)(LOGISTIC.value, LOGISTIC.slope, LOGISTIC.inverse, balance, LOGISTIC.step)
+            counted = replace(LOGISTIC, balance=balance)
             k, one = x.new_full((8, 1), 20.0), x.new_ones(8, 1)
             nu, _ = find_multiplier(counted, x / tau, k, one, torch.zeros_like(k))
             torch.testing.assert_close(torch.sigmoid(x / tau + nu).sum(-1, keepdim=True), k, rtol=1e-9, atol=0)
