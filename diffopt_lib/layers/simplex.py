@@ -23,8 +23,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..validate import check_positive, check_same_kind, values_visible
-from .allocation import Balance, Response, align, allocate, check_vectors, per_problem
+from ..validate import check_same_kind
+from .allocation import allocate
+from .arguments import align, check_vectors, per_problem, temperature
+from .multiplier import Balance, Response
 
 
 def project_simplex(x: Tensor, total: float | Tensor = 1.0) -> Tensor:
@@ -38,7 +40,8 @@ def project_simplex(x: Tensor, total: float | Tensor = 1.0) -> Tensor:
         ValueError: x is not floating point, has no entry, or has NaN or infinite ones; the total is negative.
     """
     check_vectors(x)
-    x, total, tau, upper = align(x, per_problem("total", total, x), x.new_ones(1), x.new_full((1,), torch.inf))
+    total = per_problem("total", total, x)
+    x, total, tau, upper = align(x, total[..., None], x.new_ones(1), x.new_full((1,), torch.inf))
     return allocate(RECTIFIER, x, total, tau, upper, "total must be at least 0")
 
 
@@ -53,9 +56,8 @@ def sparsemax(x: Tensor, tau: float | Tensor = 1.0) -> Tensor:
         ValueError: x is not floating point, has no entry, or has NaN or infinite ones; τ is not positive.
     """
     check_vectors(x)
-    tau = per_problem("tau", tau, x)
-    check_positive("tau", tau)
-    x, tau, one, upper = align(x, tau, x.new_ones(1), x.new_full((1,), torch.inf))
+    tau = temperature(tau, x)
+    x, tau, one, upper = align(x, tau[..., None], x.new_ones(1), x.new_full((1,), torch.inf))
     return allocate(RECTIFIER, x, one, tau, upper, "")
 
 
@@ -73,7 +75,8 @@ def project_capped_simplex(x: Tensor, total: float | Tensor = 1.0, upper: float 
             total is negative or more than the upper bounds allow.
     """
     check_vectors(x)
-    x, total, upper, tau = align(x, per_problem("total", total, x), _caps(upper, x), x.new_ones(1))
+    total = per_problem("total", total, x)
+    x, total, upper, tau = align(x, total[..., None], _caps(upper, x), x.new_ones(1))
     return allocate(RECTIFIER, x, total, tau, upper, "total must be between 0 and the sum of the upper bounds")
 
 
@@ -93,9 +96,8 @@ def capped_softmax(x: Tensor, upper: float | Tensor, tau: float | Tensor = 1.0) 
             their sum less than 1; τ is not positive.
     """
     check_vectors(x)
-    tau = per_problem("tau", tau, x)
-    check_positive("tau", tau)
-    x, tau, upper, one = align(x, tau, _caps(upper, x), x.new_ones(1))
+    tau = temperature(tau, x)
+    x, tau, upper, one = align(x, tau[..., None], _caps(upper, x), x.new_ones(1))
     return allocate(EXPONENTIAL, x, one, tau, upper, "upper must have a sum of at least 1 over the entries of x")
 
 
@@ -103,8 +105,6 @@ def _caps(upper: float | Tensor, x: Tensor) -> Tensor:
     if isinstance(upper, Tensor):
         check_same_kind("x", x, [("upper", upper)])
     upper = torch.as_tensor(upper, dtype=x.dtype, device=x.device)
-    if values_visible(upper) and not (upper >= 0).all():
-        raise ValueError(f"upper must be at least 0, got {upper.min().item():g}")
     upper = upper.reshape(1) if upper.ndim == 0 else upper
     if upper.shape[-1] not in (1, x.shape[-1]):
         raise ValueError(f"upper must broadcast against x, {tuple(x.shape)}, got {tuple(upper.shape)}")

@@ -11,7 +11,7 @@ that tie there share what is left for them equally. With k = 1 problem (1) is ov
 with another entropy, and y is not softargmax(x/τ), not even for two entries: there y₁ = σ((x₁ − x₂) / 2τ), softargmax
 at twice the temperature.
 
-Chapter: book/2_differentiable/06_top_k. How ν is found: :mod:`.allocation`.
+Chapter: book/2_differentiable/06_top_k. How ν is found, and the derivative: :mod:`.allocation`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..validate import check_positive
-from .allocation import Balance, Response, align, allocate, check_vectors, per_problem
+from .allocation import allocate
+from .arguments import align, check_vectors, per_problem, temperature
+from .multiplier import Balance, Response
 
 
 def soft_top_k(x: Tensor, k: int | float | Tensor, tau: float | Tensor = 1.0) -> Tensor:
@@ -44,9 +45,8 @@ def soft_top_k(x: Tensor, k: int | float | Tensor, tau: float | Tensor = 1.0) ->
             not positive; the shapes do not broadcast.
     """
     check_vectors(x)
-    tau, k = per_problem("tau", tau, x), per_problem("k", k, x)
-    check_positive("tau", tau)
-    x, k, tau, upper = align(x, k, tau, x.new_ones(1))
+    tau, k = temperature(tau, x), per_problem("k", k, x)
+    x, k, tau, upper = align(x, k[..., None], tau[..., None], x.new_ones(1))
     return allocate(LOGISTIC, x, k, tau, upper, f"k must be between 0 and n = {x.shape[-1]}")
 
 

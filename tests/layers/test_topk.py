@@ -9,7 +9,7 @@ import torch
 from allocation_problems import soft_top_k_by_cones
 
 from diffopt_lib.layers import soft_top_k, softargmax
-from diffopt_lib.layers.allocation import find_multiplier
+from diffopt_lib.layers.multiplier import find_multiplier
 from diffopt_lib.layers.topk import LOGISTIC
 from diffopt_lib.memory import peak_memory
 
@@ -209,6 +209,23 @@ class TestBatch:
         )
 
 
+def test_forward_mode_inside_forward_mode_is_refused_and_not_zero(x):
+    def f(x):
+        return soft_top_k(x, 2)
+
+    with pytest.raises(NotImplementedError, match="torch.func.hessian"):
+        torch.func.jacfwd(torch.func.jacfwd(f))(x[0])
+    reverse_twice = torch.func.jacrev(torch.func.jacrev(f))(x[0])
+    torch.testing.assert_close(torch.func.jacfwd(torch.func.jacrev(f))(x[0]), reverse_twice)
+    torch.testing.assert_close(torch.func.jacrev(torch.func.jacfwd(f))(x[0]), reverse_twice)
+
+
+def test_result_may_be_changed_in_place(x):
+    x = x[0].clone().requires_grad_()
+    doubled = soft_top_k(x, 2).mul_(2)
+    torch.testing.assert_close(doubled.sum().item(), 4.0)
+
+
 class TestExtremes:
     @pytest.mark.parametrize("tau", [1e-3, 1.0, 1e4])
     def test_float32_at_ten_thousand(self, tau, device, generator):
@@ -284,6 +301,17 @@ class TestBadInput:
     def test_temperature_not_positive(self, tau):
         with pytest.raises(ValueError, match="tau must be positive"):
             soft_top_k(torch.ones(3), 1, tau)
+
+    def test_values_that_only_the_solver_sees_under_vmap(self):
+        vmap = torch.func.vmap
+        with pytest.raises(ValueError, match="tau must be positive"):
+            vmap(soft_top_k, in_dims=(0, None, 0))(torch.ones(2, 3), 1, torch.tensor([1.0, -1.0]))
+        with pytest.raises(ValueError, match="must be finite"):
+            vmap(lambda x: soft_top_k(x, 1))(torch.tensor([[1.0, 2.0], [1.0, float("nan")]]))
+
+    def test_scores_and_temperature_whose_quotient_overflows(self):
+        with pytest.raises(ValueError, match="x / tau must be finite"):
+            soft_top_k(torch.tensor([1.0, 2.0, 3.0]), 1, 1e-45)
 
     def test_kinds_and_shapes(self):
         with pytest.raises(ValueError, match="x must be float32 or float64, got torch.int64"):
