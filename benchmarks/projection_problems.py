@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from torch import Tensor
 from .method import checked, largest, rounded, to_numpy
 
 CHECKED = 8  # elements of a batch on which accuracy is measured
-Reference = tuple[np.ndarray, np.ndarray]
+Reference = tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,12 @@ class Projection:
     def to(self, device: torch.device, dtype: torch.dtype) -> Projection:
         return Projection(self.layer, self.x.to(device, dtype), self.settings)
 
+    @cached_property
+    def references(self) -> dict[int, Reference]:
+        """The exact solutions of the elements that are checked, and how cotangents are pulled back there."""
+        solve = REFERENCES[self.layer]
+        return {i: solve(to_numpy(self.x[i]), **self.settings) for i in checked(len(self.x), CHECKED)}
+
     def accuracy(self, y: Tensor, grads: list[Tensor], cotangent: Tensor) -> dict[str, float | str | None]:
         """The worst errors of y, of its sums and of the gradient over the elements that are checked.
 
@@ -55,9 +62,8 @@ class Projection:
         are all but zero in most elements; the error is relative to the largest entry of the true ones in any element.
         """
         solution = violation = wrong = scale = 0.0
-        for i in checked(len(y), CHECKED):
-            x, found = to_numpy(self.x[i]), to_numpy(y[i])
-            exact, gradient = REFERENCES[self.layer](x, to_numpy(cotangent[i]), **self.settings)
+        for i, (exact, pull) in self.references.items():
+            found, gradient = to_numpy(y[i]), pull(to_numpy(cotangent[i]))
             solution = max(solution, largest(found - exact) / (1 + largest(exact)))
             violation = max(violation, largest(*off_balance(found, exact)))
             wrong, scale = max(wrong, largest(to_numpy(grads[0][i]) - gradient)), max(scale, largest(gradient))
@@ -70,11 +76,24 @@ class Projection:
 
 
 def random_projection(layer: str, batch: int, n: int, tau: float, k: int | None = None, seed: int = 0) -> Projection:
-    """Independent normal entries; float64 on the CPU."""
+    """Independent normal entries; float64 on the CPU.
+
+    For sorting and ranking no two of a row are equal, in single precision either: the derivative would depend on the
+    order that a method gives them.
+    """
     generator = torch.Generator().manual_seed(seed)
-    shape = (batch, n, n) if layer == "sinkhorn_operator" else (batch, n)
-    x = torch.randn(shape, generator=generator, dtype=torch.float64)
+    if layer in ("soft_sort", "soft_rank"):
+        x = torch.stack([distinct(n, generator) for _ in range(batch)])
+    else:
+        shape = (batch, n, n) if layer == "sinkhorn_operator" else (batch, n)
+        x = torch.randn(shape, generator=generator, dtype=torch.float64)
     return Projection(layer, x, {"tau": tau} | ({} if k is None else {"k": k}))
+
+
+def distinct(n: int, generator: torch.Generator) -> Tensor:
+    """n of some 2n normal numbers, after all that are equal in single precision were made one."""
+    numbers = torch.randn(2 * n, generator=generator, dtype=torch.float32).unique()
+    return numbers[torch.randperm(len(numbers), generator=generator)[:n]].double()
 
 
 def off_balance(y: np.ndarray, exact: np.ndarray) -> list[np.ndarray]:
@@ -86,25 +105,24 @@ def off_balance(y: np.ndarray, exact: np.ndarray) -> list[np.ndarray]:
     return [(y.sum(axis) - exact.sum(axis)) / np.abs(exact).sum(axis) for axis in axes]
 
 
-# The references. Each takes one x and one cotangent g, and gives y and the gradient of gᵀy.
+# The references. Each takes one x and gives y, and the function that takes a cotangent g to the gradient of gᵀy.
 
 
-def top_k(x: np.ndarray, g: np.ndarray, k: int, tau: float) -> Reference:
+def top_k(x: np.ndarray, k: int, tau: float) -> Reference:
     """yᵢ = σ(xᵢ/τ + ν) with Σ y = k: a bracketed root, then Newton's method in extended precision."""
-    n = len(x)
     a = x / tau
-    shift = scipy.special.logit(k / n)
+    shift = scipy.special.logit(k / len(x))
     bracket = shift - a.max() - 1e-6, shift - a.min() + 1e-6
     root = scipy.optimize.brentq(lambda nu: scipy.special.expit(a + nu).sum() - k, *bracket, xtol=1e-14)
     a, nu = np.longdouble(x) / np.longdouble(tau), np.longdouble(root)
     for _ in range(5):
-        y, rest = scipy.special.expit(a + nu), scipy.special.expit(-a - nu)
-        d = y * rest
+        y = scipy.special.expit(a + nu)
+        d = y * scipy.special.expit(-a - nu)
         nu -= (y.sum() - k) / d.sum()
-    return y, d * (g - (d * g).sum() / d.sum()) / tau
+    return y, lambda g: d * (g - (d * g).sum() / d.sum()) / tau
 
 
-def sparsemax(x: np.ndarray, g: np.ndarray, tau: float) -> Reference:
+def sparsemax(x: np.ndarray, tau: float) -> Reference:
     """max(xᵢ/τ − θ, 0), where θ follows from the sorted entries."""
     a = np.longdouble(x) / np.longdouble(tau)
     descending = np.sort(a)[::-1]
@@ -112,30 +130,25 @@ def sparsemax(x: np.ndarray, g: np.ndarray, tau: float) -> Reference:
     size = np.flatnonzero(descending * np.arange(1, len(a) + 1) > excess)[-1] + 1
     y = np.maximum(a - excess[size - 1] / size, 0)
     support = y > 0
-    return y, np.where(support, g - g[support].mean(), 0) / tau
+    return y, lambda g: np.where(support, g - g[support].mean(), 0) / tau
 
 
-def soft_rank(x: np.ndarray, g: np.ndarray, tau: float) -> Reference:
+def soft_rank(x: np.ndarray, tau: float) -> Reference:
     """z = x/τ in descending order less the isotonic regression of its difference to (n, …, 1)."""
-    n = len(x)
     order = np.argsort(-x, kind="stable")
-    s, w = np.longdouble(x[order]) / np.longdouble(tau), np.arange(n, 0, -1)
+    s, w = np.longdouble(x[order]) / np.longdouble(tau), np.arange(len(x), 0, -1)
     pool = pooling(s, w)
-    y, gradient = np.empty(n, np.longdouble), np.empty(n, np.longdouble)
-    y[order] = s - pool(s) + pool(w)
-    gradient[order] = (g[order] - pool(g[order])) / tau
-    return y, gradient
+    back = np.argsort(order)
+    return (s - pool(s) + pool(w))[back], lambda g: (g[order] - pool(g[order]))[back] / tau
 
 
-def soft_sort(x: np.ndarray, g: np.ndarray, tau: float) -> Reference:
+def soft_sort(x: np.ndarray, tau: float) -> Reference:
     """The same with (n, …, 1)/τ in the place of z, and x in descending order in that of (n, …, 1); then reversed."""
-    n = len(x)
     order = np.argsort(-x, kind="stable")
-    s, w = np.arange(n, 0, -1) / np.longdouble(tau), np.longdouble(x[order])
+    s, w = np.arange(len(x), 0, -1) / np.longdouble(tau), np.longdouble(x[order])
     pool = pooling(s, w)
-    gradient = np.empty(n, np.longdouble)
-    gradient[order] = pool(g[::-1])
-    return (s - pool(s) + pool(w))[::-1], gradient
+    back = np.argsort(order)
+    return (s - pool(s) + pool(w))[::-1], lambda g: pool(g[::-1])[back]
 
 
 def pooling(s: np.ndarray, w: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
@@ -149,18 +162,20 @@ def pooling(s: np.ndarray, w: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     return pool
 
 
-def doubly_stochastic(S: np.ndarray, g: np.ndarray, tau: float) -> Reference:
-    """exp(S/τ + u + v) with unit sums, and its derivative from the equations of the sums."""
-    n = len(S)
+def doubly_stochastic(S: np.ndarray, tau: float) -> Reference:
+    """exp(S/τ + u + v) with unit sums, by Newton's method; its derivative from the equations of the sums."""
     u, v = potentials(S, tau)
     for _ in range(6):
         P = scaled(S, u, v, tau)
-        rows, columns = P.sum(1), P.sum(0)
-        du, dv = solve_sums(P, 1 - rows, 1 - columns)
+        du, dv = solve_sums(P, 1 - P.sum(1), 1 - P.sum(0))
         u, v = u + du, v + dv
     P = scaled(S, u, v, tau)
-    w_u, w_v = solve_sums(P, (P * g).sum(1), (P * g).sum(0))
-    return P.reshape(n, n), P * (g - w_u[:, None] - w_v) / tau
+
+    def pull(g: np.ndarray) -> np.ndarray:
+        w_u, w_v = solve_sums(P, (P * g).sum(1), (P * g).sum(0))
+        return P * (g - w_u[:, None] - w_v) / tau
+
+    return P, pull
 
 
 def scaled(S: np.ndarray, u: np.ndarray, v: np.ndarray, tau: float) -> np.ndarray:
@@ -175,27 +190,29 @@ def solve_sums(P: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> tuple[np
 
 
 def potentials(S: np.ndarray, tau: float) -> tuple[np.ndarray, np.ndarray]:
-    """u and v to some digits: v minimises Σᵢ log Σⱼ exp(Sᵢⱼ/τ + vⱼ) − Σⱼ vⱼ. The temperature is lowered in steps."""
-    steps = max(1, int(np.ceil(np.log2((np.ptp(S) / 4) / tau)))) if np.ptp(S) > 4 * tau else 1
+    """u and v to some digits: the temperature is halved until it is τ, and v doubles with it."""
+    halvings = max(0, int(np.ceil(np.log2(np.ptp(S) / (4 * tau)))))
     v = np.zeros(len(S))
-    for t in tau * 2.0 ** np.arange(steps - 1, -1, -1):
-
-        def value(v: np.ndarray, t: float = t) -> float:
-            return scipy.special.logsumexp(S / t + v, axis=1).sum() - v.sum()
-
-        def slope(v: np.ndarray, t: float = t) -> np.ndarray:
-            return scipy.special.softmax(S / t + v, axis=1).sum(0) - 1
-
-        def curvature(v: np.ndarray, t: float = t) -> np.ndarray:
-            Q = scipy.special.softmax(S / t + v, axis=1)
-            return np.diag(Q.sum(0)) - Q.T @ Q
-
-        found = scipy.optimize.minimize(
-            value, v, method="trust-exact", jac=slope, hess=curvature, options={"gtol": 1e-6, "maxiter": 500}
-        )
-        v = 2 * found.x
-    v = v / 2
+    for i in range(halvings, -1, -1):
+        v = minimizer(S / (tau * 2**i), 2 * v)
     return -scipy.special.logsumexp(S / tau + v, axis=1), v
+
+
+def minimizer(scores: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """v that minimises Σᵢ log Σⱼ exp(scoresᵢⱼ + vⱼ) − Σⱼ vⱼ, whose gradient is the error of the sums of columns."""
+
+    def value(v: np.ndarray) -> float:
+        return scipy.special.logsumexp(scores + v, axis=1).sum() - v.sum()
+
+    def gradient(v: np.ndarray) -> np.ndarray:
+        return scipy.special.softmax(scores + v, axis=1).sum(0) - 1
+
+    def hessian(v: np.ndarray) -> np.ndarray:
+        Q = scipy.special.softmax(scores + v, axis=1)
+        return np.diag(Q.sum(0)) - Q.T @ Q
+
+    options = {"gtol": 1e-6, "maxiter": 500}
+    return scipy.optimize.minimize(value, start, jac=gradient, hess=hessian, method="trust-exact", options=options).x
 
 
 REFERENCES = {
