@@ -62,11 +62,14 @@ def softargmax(x: Tensor, tau: float | Tensor = 1.0, dim: int = -1) -> Tensor:
 
     Args:
         x: any shape with at least one entry along ``dim``, float32 or float64.
-        tau: the temperature τ > 0, a number or a tensor that broadcasts against x. It gets its gradient too.
+        tau: the temperature τ > 0, a number or a tensor that broadcasts against x and has size 1 along ``dim``, so
+            ``(*batch, 1)`` for the last dimension. (The layers on vectors only, such as ``soft_top_k``, have τ
+            ``(*batch,)``.) It gets its gradient too.
         dim: the dimension along which y sums to 1.
 
     Raises:
-        ValueError: x is not floating point, has NaN or infinite entries, or no entry along ``dim``; τ is not positive.
+        ValueError: x is not floating point, has NaN or infinite entries, or no entry along ``dim``; τ is not positive,
+            or not the same along ``dim``.
     """
     _check(x)
     if x.ndim == 0 or x.shape[dim] == 0:
@@ -74,6 +77,9 @@ def softargmax(x: Tensor, tau: float | Tensor = 1.0, dim: int = -1) -> Tensor:
     tau = torch.as_tensor(tau, dtype=x.dtype, device=x.device)
     check_finite("tau", tau)
     check_positive("tau", tau)
+    from_the_end = dim - x.ndim if dim >= 0 else dim
+    if tau.ndim >= -from_the_end and tau.shape[from_the_end] != 1:
+        raise ValueError(f"tau must have size 1 along dim {dim} of x, {tuple(x.shape)}, got shape {tuple(tau.shape)}")
     # Adding a constant to x does not move y. With the maximum at 0 no quotient by a small τ can overflow upwards.
     shifted = x - x.detach().amax(dim, keepdim=True)
     return torch.softmax(shifted / tau, dim)

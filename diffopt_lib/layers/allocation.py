@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from ..forward_mode import refuse_nested_forward_mode
-from ..validate import check_finite, check_positive
+from ..validate import check_finite
 from .multiplier import Response, find_multiplier
 
 
@@ -114,7 +114,6 @@ def _solve(
     """y ``(*batch, n)``, the multiplier ν and the centre c, ``(*batch, 1)``."""
     batch, n = x.shape[:-1], x.shape[-1]
     x, total, tau, caps = (v.reshape(batch.numel(), v.shape[-1]) for v in (x, total, tau, upper))
-    check_positive("tau", tau)  # again: under ``vmap`` nobody could look before
     if not (caps >= 0).all():
         raise ValueError(f"upper must be at least 0, got {caps.min().item():g}")
     most = caps.sum(-1, keepdim=True) if caps.shape[-1] == n else n * caps

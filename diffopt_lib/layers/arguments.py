@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..opaque import opaque
 from ..validate import check_finite, check_floating, check_positive, check_same_kind
 
 
@@ -33,8 +34,13 @@ def per_problem(name: str, value: float | Tensor, x: Tensor, x_name: str = "x") 
 def temperature(tau: float | Tensor, x: Tensor, x_name: str = "x") -> Tensor:
     """τ > 0, a number or a tensor ``(*batch,)``, as a tensor ``(*batch,)`` like x."""
     tau = per_problem("tau", tau, x, x_name)
-    check_positive("tau", tau)
+    opaque(_check_temperature, torch.zeros_like, tau)  # which sees the values even under ``vmap``
     return tau
+
+
+def _check_temperature(_f: object, tau: Tensor) -> tuple[Tensor]:
+    check_positive("tau", tau)
+    return (torch.zeros_like(tau),)
 
 
 def align(*tensors: Tensor) -> tuple[Tensor, ...]:

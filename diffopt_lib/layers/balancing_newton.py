@@ -44,19 +44,18 @@ class Balance(NamedTuple):
 
 
 def balance(
-    S: Tensor, tau: Tensor, a: Tensor, b: Tensor, guess: Tensor | None, tolerance: float, max_iterations: int
+    S: Tensor, tau: Tensor, a: Tensor, b: Tensor, guess: Tensor | None, tolerance: Tensor, max_iterations: int
 ) -> Balance:
     """Solve for S ``(N, n, m)``, tau ``(N, 1, 1)``, a ``(N, n, 1)``, b ``(N, 1, m)``; guess: τ v, ``(N, m)``.
 
-    Converged means an error of the column sums of at most ``tolerance``, or what rounding in S/τ makes of it.
+    Converged means a relative error of the column sums of at most ``tolerance``, ``(N,)``.
     """
     b = floored(b)
     allowed = S > FORBIDDEN / 10
-    size = torch.where(allowed, S.abs(), 0).amax((1, 2), keepdim=True)
     largest = torch.where(allowed, S, -torch.inf).amax((1, 2), keepdim=True)
     smallest = torch.where(allowed, S, torch.inf).amin((1, 2), keepdim=True)
     hottest = torch.maximum((largest - smallest) / 4, tau)
-    target = (tolerance + 8 * torch.finfo(S.dtype).eps * size / tau)[:, 0, 0]
+    target = tolerance
     t = hottest if guess is None else _start(S, tau, a, b, guess, hottest)
     v = torch.zeros_like(b) if guess is None else guess.unsqueeze(1) / t
 
@@ -84,6 +83,11 @@ def balance(
     index, v, error, iterations, converged = (torch.cat(pieces) for pieces in zip(*finished, strict=True))
     order = index.argsort()
     return Balance(v[order, 0], error[order], iterations[order], converged[order])
+
+
+def size_of(S: Tensor) -> Tensor:
+    """The largest magnitude of a score that is not forbidden, ``(N, 1, 1)``."""
+    return torch.where(S > FORBIDDEN / 10, S.abs(), 0).amax((1, 2), keepdim=True)
 
 
 def _start(S: Tensor, tau: Tensor, a: Tensor, b: Tensor, guess: Tensor, hottest: Tensor) -> Tensor:

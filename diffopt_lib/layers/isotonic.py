@@ -67,7 +67,7 @@ def isotonic_blocks(s: Tensor, w: Tensor, regularization: str) -> Tensor:
     mean = MEANS[regularization]
     N, n = s.shape
     size = 1 << (n - 1).bit_length()
-    v = torch.nn.functional.pad(mean.value(s, w), (0, size - n), value=-1e300)  # so low that it never joins a block
+    v = torch.nn.functional.pad(mean.value(s, w), (0, size - n), value=-torch.inf)  # which never joins a block
     w = torch.nn.functional.pad(w, (0, size - n))
     joined = torch.zeros_like(v, dtype=torch.bool)  # whether an element is in the block of the one before
     half = 1

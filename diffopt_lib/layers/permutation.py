@@ -9,11 +9,14 @@ A partial assignment of total mass s gives every row at most a_i and every colum
 
     max_P  ⟨S, P⟩ + τ (H(P) + H(a − P1) + H(b − Pᵀ1))   s.t.   P1 ≤ a,  Pᵀ1 ≤ b,  1ᵀP1 = s,  P ≥ 0      (2)
 
-It is problem (1) for a matrix with one more row and one more column, of scores 0, that take what is left over; the
-corner where they meet is forbidden.
+It is problem (1) for a matrix with one more row and one more column (:mod:`.marginals`).
 
-The solver is :mod:`.balancing_newton`, the derivative that of the marginal equations, :mod:`.balancing`.
-Source: Mena et al., Learning latent permutations with Gumbel–Sinkhorn networks, 2018, eqs. 3–7.
+The solver is :mod:`.balancing_newton`, the derivative that of the marginal equations, :mod:`.balancing`. At low
+temperature an entry of P is the exponential of a small difference of large numbers S_ij/τ. So the potentials that the
+solver finds are added to the scores, which makes all those small that matter, and leaves P as it is; and if rounding
+could be felt the problem is solved once more from there. What comes out is P for scores as near to S as rounding is.
+
+Source: Mena et al., Learning latent permutations with Gumbel–Sinkhorn networks, 2018, §§ 3–4.
 Chapter: book/2_differentiable/07_permutations.
 """
 
@@ -29,9 +32,11 @@ from torch import Tensor
 from ..implicit import _attach
 from ..opaque import opaque
 from ..solution import SolverError, failed_indices, mark_failures
-from ..validate import check_finite, check_floating, check_option, check_positive, check_same_kind, values_visible
+from ..validate import check_option, values_visible
+from .arguments import per_problem
 from .balancing import floored, kernel, marginal_residual, solve_marginals
-from .balancing_newton import FORBIDDEN, balance
+from .balancing_newton import balance, size_of
+from .marginals import assignment_problem, check_scores, check_values
 
 
 @dataclass(frozen=True)
@@ -107,8 +112,8 @@ def solve_assignment(
             be that of the rows; small differences are removed by scaling the columns.
         mass: s of problem (2), 0 < s ≤ min(Σa, Σb), a number or ``(*batch,)``. At its maximum it has the derivative of
             the side where the problem is feasible.
-        tolerance: on the relative error of the marginals. Default 1e-10 in float64 and 1e-7 in float32. Rounding in S/τ
-            can keep the error above it; then some 1e-15 · max|S|/τ has to do.
+        tolerance: on the relative error of the marginals. Default 1e-10 in float64 and 1e-7 in float32. Where max|S|/τ
+            is so large that rounding alone changes P, P is that of scores within rounding of S.
         max_iterations: Newton steps over all temperatures; 5 to 60 are usual, 150 occur at τ = 1e-7 max|S|.
         on_failure: ``"raise"``, or ``"nan"`` to mark failed elements and their gradients NaN.
         init: the solution of a similar problem. Where it is far off the temperature is lowered in steps, as without it.
@@ -118,8 +123,10 @@ def solve_assignment(
         SolverError: max_iterations was not enough.
     """
     check_option("on_failure", on_failure, ("raise", "nan"))
-    _check_scores(scores)
-    S, tau, a, b = _problem(scores, tau, rows, columns, mass)
+    if max_iterations < 0:
+        raise ValueError(f"max_iterations must be at least 0, got {max_iterations}")
+    check_scores(scores)
+    S, tau, a, b = assignment_problem(scores, tau, rows, columns, mass)
     if tolerance is None:
         tolerance = 1e-10 if scores.dtype == torch.float64 else 1e-7
     wide = S.shape[-1] > S.shape[-2]
@@ -133,8 +140,9 @@ def solve_assignment(
     def algorithm(_f, start, S, tau, a, b):
         return _solve(start, S, tau, a, b, init is not None, tolerance, max_iterations, on_failure)
 
-    z, converged, iterations, error = opaque(algorithm, marginal_residual, start, S, tau, a, b)
-    potentials = tau.detach().squeeze(-1) * z
+    shift, z, converged, iterations, error = opaque(algorithm, marginal_residual, start, S, tau, a, b)
+    potentials = shift + tau.detach().squeeze(-1) * z
+    S = _shifted(S, shift)
     z = _attach(marginal_residual, solve_marginals, z, S, tau, a, b)
     P = a * b * kernel(z, S, tau)
     f, g = potentials.split((S.shape[-2], S.shape[-1]), dim=-1)
@@ -171,15 +179,14 @@ def gumbel_sinkhorn(
     Returns:
         ``(samples, *batch, n, m)``.
     """
-    _check_scores(scores)
+    check_scores(scores)
     if samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}")
-    noise = _per_element("noise", noise, scores)
-    check_finite("noise", noise)
+    noise = per_problem("noise", noise, scores, "scores")
     if values_visible(noise) and (noise < 0).any():
         raise ValueError(f"noise must be at least 0, got {noise.min().item():g}")
     device = scores.device if generator is None else generator.device
-    exponential = torch.empty(samples, *scores.shape, dtype=scores.dtype, device=device)
+    exponential = scores.detach().new_empty((samples, *scores.shape), device=device)
     exponential.exponential_(generator=generator)
     # −log of an exponential variable is a Gumbel variable; single precision draws exact zeros now and then
     gumbel = -exponential.clamp_min(torch.finfo(scores.dtype).tiny).log().to(scores.device)
@@ -198,7 +205,7 @@ def match(scores: Tensor) -> Tensor:
     Returns:
         ``(*batch, n, m)``, of the dtype and device of the scores.
     """
-    _check_scores(scores)
+    check_scores(scores)
     (P,) = opaque(_match, torch.zeros_like, scores)
     return P
 
@@ -222,22 +229,48 @@ def _solve(
     max_iterations: int,
     on_failure: str,
 ) -> tuple[Tensor, ...]:
-    """z = (u, v) ``(*batch, n + m)`` and status, outside the graph, on tensors with any number of batch dimensions."""
+    """Outside the graph, on tensors with any number of batch dimensions: potentials (f, g) to add to the scores,
+    z = (u, v) for these, both ``(*batch, n + m)``, and status ``(*batch,)``."""
     batch = start.shape[:-1]
     N = batch.numel()
     S, tau, a, b = (t.expand(*batch, *t.shape[-2:]).reshape(N, *t.shape[-2:]) for t in (S, tau, a, b))
+    check_values(S, a, b)
     guess = start.reshape(N, start.shape[-1]) if warm else None
-    v, error, iterations, converged = balance(S, tau, a, b, guess, tolerance, max_iterations)
+    rounding = (8 * torch.finfo(S.dtype).eps * size_of(S) / tau)[:, 0, 0]
+    v, error, iterations, converged = balance(
+        S, tau, a, b, guess, (tolerance + rounding).clamp_max(0.5), max_iterations
+    )
+    shift = tau.squeeze(-1) * torch.cat([_row_potential(S, tau, b, v), v], dim=-1)
+    z = torch.zeros_like(shift)
+    if (rounding > tolerance).any():
+        S = _shifted(S, shift)
+        exactly = torch.full_like(rounding, tolerance)
+        v, error, more, again = balance(S, tau, a, b, torch.zeros_like(v), exactly, max_iterations)
+        iterations, converged = iterations + more, converged & again
+        z = torch.cat([_row_potential(S, tau, b, v), v], dim=-1)
     if on_failure == "raise" and not converged.all():
+        worst = error[~converged].nan_to_num(nan=torch.inf).max().item()
         raise SolverError(
-            f"the marginals are off by {error[~converged].nan_to_num(nan=torch.inf).max().item():.1e} after "
-            f"{max_iterations} iterations.",
+            f"the marginals are off by {worst:.1e} after {int(iterations[~converged].max())} iterations.",
             failed_indices(~converged.reshape(batch)),
         )
-    v = v.unsqueeze(-2)
-    u = -torch.logsumexp(S / tau + v + floored(b).log(), dim=-1)
-    z = torch.cat([u, v.squeeze(-2)], dim=-1)
-    return z.reshape(*batch, z.shape[-1]), *(t.reshape(batch) for t in (converged, iterations, error))
+    columns = z.shape[-1]
+    return (
+        shift.reshape(*batch, columns),
+        z.reshape(*batch, columns),
+        *(t.reshape(batch) for t in (converged, iterations, error)),
+    )
+
+
+def _row_potential(S: Tensor, tau: Tensor, b: Tensor, v: Tensor) -> Tensor:
+    """The u that goes with v, ``(N, n)``."""
+    return -torch.logsumexp(S / tau + v.unsqueeze(-2) + floored(b).log(), dim=-1)
+
+
+def _shifted(S: Tensor, shift: Tensor) -> Tensor:
+    """S_ij + f_i + g_j, with (f, g) in one."""
+    f, g = shift.split((S.shape[-2], S.shape[-1]), dim=-1)
+    return S + f.unsqueeze(-1) + g.unsqueeze(-2)
 
 
 def _guess(potential: Tensor, start: Tensor) -> Tensor:
@@ -249,97 +282,3 @@ def _guess(potential: Tensor, start: Tensor) -> Tensor:
             f"init must be the solution of a problem of this shape: its potential should broadcast to "
             f"{tuple(start.shape)}, got {tuple(potential.shape)}"
         ) from None
-
-
-def _problem(
-    scores: Tensor,
-    tau: float | Tensor,
-    rows: float | Tensor | None,
-    columns: float | Tensor | None,
-    mass: float | Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """S, τ ``(*batch, 1, 1)``, a ``(*batch, n, 1)`` and b ``(*batch, 1, m)`` in float64, batch dimensions aligned."""
-    n, m = scores.shape[-2:]
-    tau = _per_element("tau", tau, scores)
-    check_finite("tau", tau)
-    check_positive("tau", tau)
-    a = _marginal("rows", 1.0 if rows is None else rows, scores, n)
-    if columns is None and mass is None:
-        b = a.sum(-1, keepdim=True).expand(*a.shape[:-1], m) / m
-    else:
-        b = _marginal("columns", 1.0 if columns is None else columns, scores, m)
-    S, tau, a, b = scores.double(), tau.double(), a.double(), b.double()
-    if mass is None:
-        a_total, b_total = a.sum(-1, keepdim=True), b.sum(-1, keepdim=True)
-        if values_visible(a) and values_visible(b) and ((a_total - b_total).abs() > 1e-3 * a_total).any():
-            raise ValueError(
-                "rows and columns must have the same total (give a mass for a partial assignment), got totals "
-                f"from {a_total.min().item():g} to {a_total.max().item():g} and "
-                f"from {b_total.min().item():g} to {b_total.max().item():g}"
-            )
-        b = b * (a_total / b_total)
-    else:
-        S, a, b = _with_slack(S, a, b, _per_element("mass", mass, scores).double())
-    tensors = (S, tau[..., None, None], a.unsqueeze(-1), b.unsqueeze(-2))
-    try:
-        dims = len(torch.broadcast_shapes(*(t.shape[:-2] for t in tensors))) + 2
-    except RuntimeError:
-        shapes = ", ".join(str(tuple(t.shape[:-2])) for t in tensors)
-        raise ValueError(
-            f"the batch dimensions of scores, tau, rows and columns must broadcast against each other, got {shapes}"
-        ) from None
-    S, tau, a, b = (t.reshape((1,) * (dims - t.ndim) + t.shape) for t in tensors)
-    return S, tau, a, b
-
-
-def _with_slack(S: Tensor, a: Tensor, b: Tensor, mass: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Problem (2) as problem (1), with a last row for what is left of the columns and a last column likewise."""
-    check_finite("mass", mass)
-    check_positive("mass", mass)
-    left_of_rows, left_of_columns = a.sum(-1) - mass, b.sum(-1) - mass
-    rounding = 1e-6 * mass.detach()
-    if values_visible(left_of_rows) and values_visible(left_of_columns):
-        too_much = (left_of_rows < -rounding) | (left_of_columns < -rounding)
-        if too_much.any():
-            raise ValueError("mass must be at most the total of the rows and that of the columns")
-    extra_row, extra_column = (
-        torch.where(left.detach() > rounding, left, left - left.detach())  # zero, but not without a derivative
-        for left in (left_of_columns, left_of_rows)
-    )
-    S = torch.nn.functional.pad(S, (0, 1, 0, 1))
-    corner = torch.zeros(S.shape[-2:], dtype=S.dtype, device=S.device)
-    corner[-1, -1] = FORBIDDEN
-    return S + corner, _append(a, extra_row), _append(b, extra_column)
-
-
-def _append(marginal: Tensor, extra: Tensor) -> Tensor:
-    batch = torch.broadcast_shapes(marginal.shape[:-1], extra.shape)
-    return torch.cat([marginal.expand(*batch, -1), extra.expand(batch).unsqueeze(-1)], dim=-1)
-
-
-def _marginal(name: str, value: float | Tensor, scores: Tensor, size: int) -> Tensor:
-    """A marginal as ``(*batch, size)``, nonnegative with a positive total."""
-    marginal = _per_element(name, value, scores)
-    marginal = marginal.expand(size) if marginal.ndim == 0 else marginal
-    if marginal.shape[-1] != size:
-        raise ValueError(f"{name} must be a number or have shape (*batch, {size}), got {tuple(marginal.shape)}")
-    check_finite(name, marginal)
-    if values_visible(marginal) and ((marginal < 0).any() or (marginal.sum(-1) <= 0).any()):
-        raise ValueError(f"{name} must be at least 0 and not all 0, got entries from {marginal.min().item():g}")
-    return marginal
-
-
-def _per_element(name: str, value: float | Tensor, scores: Tensor) -> Tensor:
-    """A number or tensor as a tensor of the kind of the scores."""
-    if not isinstance(value, Tensor):
-        return torch.as_tensor(value, dtype=scores.dtype, device=scores.device)
-    check_floating(name, value)
-    check_same_kind("scores", scores, [(name, value)])
-    return value
-
-
-def _check_scores(scores: Tensor) -> None:
-    check_floating("scores", scores)
-    if scores.ndim < 2 or 0 in scores.shape[-2:]:
-        raise ValueError(f"scores must have shape (*batch, n, m) with n, m ≥ 1, got {tuple(scores.shape)}")
-    check_finite("scores", scores)

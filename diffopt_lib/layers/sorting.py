@@ -30,7 +30,8 @@ import torch
 from torch import Tensor
 
 from ..opaque import opaque
-from ..validate import check_finite, check_floating, check_option, check_positive, check_same_kind
+from ..validate import check_option, check_same_kind
+from .arguments import check_vectors, temperature
 from .isotonic import MEANS, isotonic_blocks
 
 Regularization = Literal["quadratic", "entropic"]
@@ -118,17 +119,25 @@ def spearman_loss(
 
 def _in_order(s: Tensor, w: Tensor, regularization: Regularization) -> Tensor:
     """Eq. (3) for s and w ``(*batch, n)`` that both descend: y, or log y for the entropic one."""
-
     s, w = torch.broadcast_tensors(s, w)
 
     def algorithm(_f, s, w):
         n = s.shape[-1]
-        block = isotonic_blocks(s.reshape(-1, n), w.expand_as(s).reshape(-1, n), regularization)
+        w = w.expand_as(s).reshape(-1, n)
+        block = isotonic_blocks(_narrowed(s.reshape(-1, n), w), w, regularization)
         return (block.reshape(s.shape),)
 
     (block,) = opaque(algorithm, torch.sub, s, w)
+    (largest,) = opaque(_block_largest, torch.add, s, block)
+    above_mean = s - largest  # so that equal entries of s, however large, share exactly
     pool = _block_mean if regularization == "quadratic" else _block_logsumexp
-    return s - pool(s, block) + pool(w, block)
+    return above_mean - pool(above_mean, block) + pool(w, block)
+
+
+def _narrowed(s: Tensor, w: Tensor) -> Tensor:
+    """s with wide gaps made narrower: one as wide as w keeps blocks apart, and s − w should not lose digits to it."""
+    gaps = (s[:, :-1] - s[:, 1:]).minimum(2 * (w[:, :1] - w[:, -1:]))
+    return torch.nn.functional.pad(-gaps.cumsum(-1), (1, 0))
 
 
 def _block_mean(x: Tensor, block: Tensor) -> Tensor:
@@ -168,14 +177,5 @@ def _descending_ranks(x: Tensor) -> Tensor:
 def _check(x: Tensor, tau: float | Tensor, regularization: str, name: str = "x") -> tuple[Tensor, Tensor, torch.dtype]:
     """x and τ ``(*batch, 1)`` in float64, and the dtype that the result will have."""
     check_option("regularization", regularization, MEANS)
-    check_floating(name, x)
-    if x.ndim == 0 or x.shape[-1] == 0:
-        raise ValueError(f"{name} must have shape (*batch, n) with n ≥ 1, got {tuple(x.shape)}")
-    check_finite(name, x)
-    if isinstance(tau, Tensor):
-        check_floating("tau", tau)
-        check_same_kind(name, x, [("tau", tau)])
-    tau = torch.as_tensor(tau, dtype=x.dtype, device=x.device)
-    check_finite("tau", tau)
-    check_positive("tau", tau)
-    return x.double(), tau.double().unsqueeze(-1), x.dtype
+    check_vectors(x, name)
+    return x.double(), temperature(tau, x, name).double().unsqueeze(-1), x.dtype

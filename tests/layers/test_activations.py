@@ -153,6 +153,13 @@ class TestBadInput:
         with pytest.raises(ValueError, match="tau must be"):
             softargmax(torch.ones(2), tau)
 
+    def test_temperatures_that_differ_between_the_entries_of_one_vector(self):
+        x = torch.ones(3, 3)
+        for tau, dim in ((torch.ones(3), -1), (torch.ones(3, 3), 1), (torch.ones(3, 1), 0)):
+            with pytest.raises(ValueError, match="tau must have size 1 along dim"):
+                softargmax(x, tau, dim)
+        assert softargmax(x, torch.ones(3), 0).shape == (3, 3)
+
     def test_nothing_to_choose_from(self):
         with pytest.raises(ValueError, match="at least one entry"):
             softargmax(torch.ones(2, 0))

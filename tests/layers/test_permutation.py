@@ -331,6 +331,27 @@ class TestPrecision:
         (gradient,) = torch.autograd.grad(P.square().sum(), S)
         assert torch.isfinite(gradient).all()
 
+    @pytest.mark.parametrize("tau", [1e-6, 1e-9, 1e-12, 1e-16])
+    def test_marginals_hold_and_the_best_permutation_is_found_however_cold(self, tau, device, generator):
+        S = randn(8, 7, 7, generator=generator).to(device)
+        solution = solve_assignment(S, tau)
+        for sums in (solution.P.sum(-1), solution.P.sum(-2)):
+            torch.testing.assert_close(sums, torch.ones_like(sums), rtol=0, atol=1e-9)
+        torch.testing.assert_close(solution.P, match(S), rtol=0, atol=1e-3)
+        partial = sinkhorn_operator(S, tau, mass=3.0)
+        torch.testing.assert_close(partial.sum((-1, -2)), torch.full_like(S[:, 0, 0], 3), rtol=0, atol=1e-9)
+
+    @pytest.mark.parametrize("tau", [1e-3, 2.0**-20, 2.0**-30])
+    def test_small_differences_of_large_scores(self, tau):
+        """P_11 of a 2 × 2 matrix is a sigmoid of a difference that the four scores still know exactly."""
+        S = 1e4 + torch.tensor([[3.0, 1.0], [-2.0, 5.0]], dtype=DOUBLE)
+        S[0, 0] = S[0, 1] + S[1, 0] - S[1, 1] + 2.0**-20
+        P = sinkhorn_operator(S, tau)
+        exact = torch.sigmoid(torch.tensor(2.0**-20 / (2 * tau), dtype=DOUBLE))
+        rounding = 1e4 * torch.finfo(DOUBLE).eps / tau  # of one score, in units of the temperature
+        torch.testing.assert_close(P[0, 0], exact, rtol=0, atol=1e-9 + rounding)
+        torch.testing.assert_close(P.sum(-1), torch.ones(2, dtype=DOUBLE), rtol=0, atol=1e-9)
+
     def test_tiny_scores(self, generator):
         S = 1e-30 * randn(3, 3, generator=generator)
         torch.testing.assert_close(sinkhorn_operator(S, 1e-30), sinkhorn_operator(1e30 * S), rtol=0, atol=1e-9)
@@ -392,6 +413,12 @@ class TestGumbelSinkhorn:
         assert torch.equal(samples, draw(0)) and not torch.equal(samples, draw(1))
         torch.testing.assert_close(samples.sum(-1), torch.ones_like(samples[..., 0]))
 
+    def test_each_element_of_a_vmapped_batch_has_its_own_noise(self):
+        S = torch.zeros(2, 3, 3)
+        samples = torch.func.vmap(lambda S: gumbel_sinkhorn(S, samples=4), randomness="different")(S)
+        assert samples.shape == (2, 4, 3, 3) and not torch.equal(samples[0], samples[1])
+        torch.testing.assert_close(samples.sum(-1), torch.ones(2, 4, 3))
+
     def test_without_noise_it_is_the_sinkhorn_operator(self, generator):
         S = randn(4, 4, generator=generator)
         samples = gumbel_sinkhorn(S, 0.5, samples=2, generator=generator, noise=0.0)
@@ -434,11 +461,32 @@ class TestMatch:
         values = tall[:, choices, torch.arange(m)].sum(-1)
         torch.testing.assert_close((P * S).sum((-1, -2)), values.amax(-1))
 
+    @pytest.mark.parametrize("batch", [(), (0,), (2, 0), (2, 3)])
+    def test_ties_and_batches_of_any_shape(self, batch):
+        P = match(torch.ones(*batch, 3, 2))
+        assert P.shape == (*batch, 3, 2)
+        assert (P.sum(-2) == 1).all() and (P.sum((-1, -2)) == 2).all()
+
     def test_carries_no_gradient(self):
         assert not match(torch.rand(2, 3, 3, requires_grad=True)).requires_grad
 
 
 class TestBadInput:
+    def test_values_that_only_the_solver_sees_under_vmap(self):
+        S, vmap = torch.zeros(2, 3, 3), torch.func.vmap
+        with pytest.raises(ValueError, match="tau must be positive"):
+            vmap(sinkhorn_operator)(S, torch.tensor([1.0, -1.0]))
+        with pytest.raises(ValueError, match="scores must be finite"):
+            vmap(sinkhorn_operator)(S + torch.tensor([0.0, float("nan")])[:, None, None])
+        with pytest.raises(ValueError, match="rows and columns must be at least 0"):
+            vmap(lambda S, a: sinkhorn_operator(S, rows=a))(S, torch.tensor([[1.0, 1, 1], [1, -1, 1]]))
+        with pytest.raises(ValueError, match="mass at most the total"):
+            vmap(lambda S, mass: sinkhorn_operator(S, mass=mass))(S, torch.tensor([1.0, 3.5]))
+
+    def test_scores_as_large_as_forbidden_ones(self):
+        with pytest.raises(ValueError, match=r"less than 1e\+90"):
+            sinkhorn_operator(torch.full((2, 2), 1e99, dtype=DOUBLE), mass=1.0)
+
     @pytest.mark.parametrize("layer", [sinkhorn_operator, gumbel_sinkhorn, match])
     def test_scores(self, layer):
         with pytest.raises(ValueError, match="scores must be finite, got 1 NaN"):
@@ -465,6 +513,7 @@ class TestBadInput:
             ({"mass": 0.0}, "mass must be positive"),
             ({"mass": 2.5}, "mass must be at most the total"),
             ({"on_failure": "ignore"}, "on_failure must be one of"),
+            ({"max_iterations": -1}, "max_iterations must be at least 0"),
             ({"tau": torch.ones(3)}, "the batch dimensions of scores, tau, rows and columns must broadcast"),
         ],
     )

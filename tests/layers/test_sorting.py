@@ -294,6 +294,14 @@ class TestPrecision:
         x = 1e4 + 1e-3 * torch.randperm(1000, generator=torch.Generator().manual_seed(0)).double()
         torch.testing.assert_close(soft_rank(x, 0.9e-3), torch.tensor(rankdata(x.numpy())), rtol=0, atol=1e-4)
 
+    @BOTH
+    @pytest.mark.parametrize("tau", [1e-6, 1e-12, 1e-300])
+    def test_ties_and_negative_entries_however_cold(self, tau, regularization):
+        x = torch.tensor([-30.0, -10.0, -30.0, -20.0, -30.0], dtype=DOUBLE)  # a number of entries that is no power of 2
+        expected = torch.tensor([2.0, 5, 2, 4, 2], dtype=DOUBLE)
+        torch.testing.assert_close(soft_rank(x, tau, regularization), expected)
+        torch.testing.assert_close(soft_sort(x, tau, regularization), x.sort().values)
+
 
 class TestSpearman:
     def test_cold_is_one_minus_the_correlation(self, generator):
@@ -358,6 +366,11 @@ class TestBadInput:
     def test_temperature(self, layer, tau):
         with pytest.raises(ValueError, match="tau must"):
             layer(torch.zeros(2), tau)
+
+    @LAYERS
+    def test_temperature_under_vmap(self, layer):
+        with pytest.raises(ValueError, match="tau must be positive"):
+            torch.func.vmap(layer)(torch.zeros(2, 3), torch.tensor([1.0, -1.0]))
 
     @LAYERS
     def test_regularization(self, layer):
