@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import pytest
 from chapters import read
 
-from benchmarks import cone, qp
+from benchmarks import cone, projections, qp
 
 SCOREBOARD = "book/appendix/scoreboard.ipynb"
 
@@ -22,11 +22,14 @@ def made_up(benchmark: Any, device: str = "cpu") -> dict[str, Any]:
     for case in benchmark.cases(quick=False):
         rows: list[dict[str, Any]] = []
         for method in benchmark.METHODS:
-            times = {"forward": rng.uniform(1, 9), "backward": 0.5, "both": rng.uniform(1, 9)}
-            rows.append({"method": method.name, **times, "solution_error": 1e-9, "gradient_error": 1e-8})
+            if method.layer == case.sizes.get("layer"):
+                times = {"forward": rng.uniform(1, 9), "backward": 0.5, "both": rng.uniform(1, 9)}
+                rows.append({"method": method.name, **times, "solution_error": 1e-9, "gradient_error": 1e-8})
         rows[1]["gradient_error"] = None
-        rows[2] = {"method": rows[2]["method"], "error": "RuntimeError: does not converge"}
-        rows[-1] = {"method": rows[-1]["method"], "missing": "left out: takes too long"}
+        if len(rows) > 2:
+            rows[2] = {"method": rows[2]["method"], "error": "RuntimeError: does not converge"}
+        if len(rows) > 3:
+            rows[-1] = {"method": rows[-1]["method"], "missing": "left out: takes too long"}
         cases.append({"table": case.table, "sizes": case.sizes, "dtype": str(case.dtype)[6:], "rows": rows})
     machine = {"device": device, "processor": "a processor", "threads": 2}
     how = {"command": "python -m benchmarks", "date": "2000-01-01", "hardware": machine, "versions": {"torch": "2"}}
@@ -52,15 +55,20 @@ def own_style():
         yield
 
 
-@pytest.mark.parametrize("names", [(), ("qp",), ("cone",), ("qp", "cone", "qp-cuda")])
+@pytest.mark.parametrize("names", [(), ("qp",), ("cone",), ("projections",), ("qp", "cone", "projections", "qp-cuda")])
 def test_every_cell_runs_whatever_was_measured(tmp_path: Path, names: tuple[str, ...]) -> None:
-    files = {"qp": made_up(qp), "cone": made_up(cone), "qp-cuda": made_up(qp, "cuda")}
+    files = {
+        "qp": made_up(qp),
+        "cone": made_up(cone),
+        "projections": made_up(projections),
+        "qp-cuda": made_up(qp, "cuda"),
+    }
     for name in names:
         (tmp_path / f"{name}.json").write_text(json.dumps(files[name]))
     (tmp_path / "qp-quick.json").write_text("not to be read")
     variables = run_cells(tmp_path)
     assert set(variables["benchmarks"]) == set(names)
-    for name in ("qp", "cone"):
+    for name in ("qp", "cone", "projections"):
         shown = variables["full_table"](name).data
         assert ("not finite" in shown and "does not converge" in shown) if name in names else "Not measured" in shown
 
@@ -87,3 +95,55 @@ def test_where_ours_is_less_exact_is_shown(tmp_path: Path) -> None:
     (tmp_path / "qp.json").write_text(json.dumps(result))
     rows = run_cells(tmp_path)["rows"]
     assert [(row[1], row[3]) for row in rows] == [("Moreau", "0.4"), ("qpax", "0.4")]
+
+
+def measured_row(method: str, time: float, **more: float | None) -> dict[str, Any]:
+    row = {"method": method, "forward": time / 2, "backward": time / 2, "both": time}
+    return row | {"solution_error": 1e-9, "constraint_error": 2e-5, "gradient_error": 1e-8} | more
+
+
+def test_memory_and_sums_have_columns_where_they_were_measured(tmp_path: Path) -> None:
+    result = made_up(projections)
+    result["cases"][0]["rows"] = [
+        measured_row("ours", 10, memory=5_000_000),
+        measured_row("LML bracketing", 20, memory=9_000_000),
+        measured_row("cvxpylayers", 90),
+    ]
+    (tmp_path / "projections.json").write_text(json.dumps(result))
+    (tmp_path / "qp.json").write_text(json.dumps(made_up(qp)))
+    shown = run_cells(tmp_path)["full_table"]
+    with_memory = shown("projections", layers=("soft_top_k",)).data
+    assert "memory, MB" in with_memory and "sums' error".replace("'", "&#x27;") in with_memory
+    assert ">5<" in with_memory and ">9<" in with_memory and ">2e-5<" in with_memory
+    assert "soft_top_k, batch 1024: n = 1000, k = 20, τ = 1" in with_memory and "soft_rank" not in with_memory
+    assert "memory, MB" not in shown("qp").data
+
+
+def test_targets_count_methods_that_fail_apart(tmp_path: Path) -> None:
+    result = made_up(projections)
+    case = next(case for case in result["cases"] if case["sizes"]["layer"] == "sinkhorn_operator")
+    case["rows"] = [measured_row("ours", 10), measured_row("20 rounds", 1), measured_row("unrolled loop", 30)]
+    case["rows"].append({"method": "POT", "error": "RuntimeError: not converged"})
+    result["targets"] = [goal for goal in result["targets"] if goal["sizes"] == case["sizes"]]
+    (tmp_path / "projections.json").write_text(json.dumps(result))
+    variables = run_cells(tmp_path)
+    sentence = variables["count_of_targets"]("projections")
+    assert sentence == "1 of 1 targets were reached; in 1 further cases the other method failed."
+    shown = variables["target_table"]("projections").data
+    assert shown.count("reached") == 1 and "failed: RuntimeError: not converged" in shown
+
+
+def test_where_ours_needs_more_memory_is_shown(tmp_path: Path) -> None:
+    """By a tenth or more, and only against methods that are right."""
+    result = made_up(projections)
+    case = next(case for case in result["cases"] if case["sizes"]["layer"] == "sinkhorn_operator")
+    case["rows"] = [
+        measured_row("ours", 10, memory=4000),
+        measured_row("20 rounds", 1, memory=1000, gradient_error=0.5),
+        measured_row("unrolled loop", 30, memory=1600),
+        measured_row("POT", 30, memory=3900),
+    ]
+    (tmp_path / "projections.json").write_text(json.dumps(result))
+    variables = run_cells(tmp_path)
+    assert [row["method"] for *_, row in variables["heavier"]] == ["unrolled loop"]
+    assert variables["lighter"] == [["unrolled loop, sinkhorn_operator", "1 of 1", "2.5"]]
