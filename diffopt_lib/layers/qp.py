@@ -211,9 +211,11 @@ def _solve_flat(
     """Equilibrate, solve, and measure the error in the units of the caller."""
     if guess is not None:
         polished = polish(qp, guess)
-        error = kkt_error(qp, polished)
+        error, unpolished = kkt_error(qp, polished), kkt_error(qp, guess)
+        better = error <= unpolished
+        guess, error = polished.where(better, guess), torch.where(better, error, unpolished)
         if (error <= tolerance).all():
-            return polished, error, torch.ones(size, dtype=torch.int64, device=error.device)
+            return guess, error, torch.ones(size, dtype=torch.int64, device=error.device)
     scaling = equilibrate(qp)
     scaled = qp if scaling is None else scaling.apply(qp)
     point, error, iterations = _solve_scaled(scaled, size, tolerance, max_iterations)

@@ -117,7 +117,12 @@ def solve_complementarity(problem: Complementarity, max_iterations: int) -> tupl
     """
     solution = torch.full_like(problem.q, torch.nan)
     iterations = torch.zeros(len(solution), dtype=torch.int64, device=solution.device)
-    left = torch.arange(len(solution), device=solution.device)
+    sound = torch.isfinite(problem.q).all(1).squeeze(-1)  # not so where Q is ill-conditioned
+    left = torch.nonzero(sound).squeeze(-1)
+    if len(left) == 0:
+        return solution, iterations
+    if len(left) < len(solution):
+        problem = problem.select(sound)
     near = NEAR
     lam, s, r = initial_point(problem)
     for k in range(1, max_iterations + 1):
