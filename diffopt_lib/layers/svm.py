@@ -35,12 +35,10 @@ from ..validate import check_option
 from .labelled import align, check_classes, check_signs, one_hot, point_weights, positive_scalar
 from .qp import QPSolution, solve_qp
 from .ridge import LinearHead
+from .svm_path import Machine, approximate
 
 OnFailure = Literal["raise", "nan"]
 TOLERANCE = 1e-11  # on the dual's KKT residual, which is measured relative to C
-# The rows of the sums in (2) and (4) are written in these units. Active rows enter the solver's matrix with a large
-# weight; where the multipliers are not unique, the rounding of that weight must not hide the little there is besides.
-ROW = 1 / 7
 
 
 @dataclass(frozen=True)
@@ -136,26 +134,34 @@ def svm_head(
     unit = _unit(price)
 
     Q = (wishes @ wishes.mT) * _repeat(_repeat(kernel, n_classes - 1, -1), n_classes - 1, -2)
-    p = -_reward(kernel, unit).unsqueeze(-1) * torch.ones_like(Q[..., 0])
-    G = torch.cat([-_identity(p.shape[-1], p), ROW * _repeat(_identity(n, p), n_classes - 1, -1)])
-    bound = ROW * (price / unit).unsqueeze(-1)
+    reward = _reward(kernel, unit)
+    p = -reward.unsqueeze(-1) * torch.ones_like(Q[..., 0])
+    G = torch.cat([-_identity(p.shape[-1], p), _repeat(_identity(n, p), n_classes - 1, -1)])
+    bound = (price / unit).unsqueeze(-1)
     h = torch.cat([_repeat(0 * bound, p.shape[-1], -1), _repeat(bound, n, -1)], dim=-1)
+    start = None if init is None else init.program
+    before: int | Tensor = 0
+    if start is None and n > phi.shape[-1]:
+        prices = _repeat((price / unit).unsqueeze(-1), n, -1)
+        machine = approximate(
+            phi / length.sqrt()[..., None, None],
+            labels,
+            n_classes,
+            prices,
+            reward,
+            tolerance=tolerance / 10,
+            max_iterations=max_iterations,
+        )
+        start, before = _start_of_head(machine, _others(labels, n_classes), h), machine.iterations
     program = solve_qp(
-        Q,
-        p,
-        G=G,
-        h=h,
-        tolerance=tolerance,
-        max_iterations=max_iterations,
-        on_failure=on_failure,
-        init=None if init is None else init.program,
+        Q, p, G=G, h=h, tolerance=tolerance, max_iterations=max_iterations, on_failure=on_failure, init=start
     )
 
     lam = program.y * (unit / length).unsqueeze(-1)
     dual = (lam.unsqueeze(-1) * wishes).reshape(*batch, n, n_classes - 1, n_classes).sum(-2)
     weights = (dual.mT @ phi).to(features.dtype)
     bias = torch.zeros_like(weights[..., 0])
-    status = program.converged, program.iterations, program.residual.to(features.dtype)
+    status = program.converged, program.iterations + before, program.residual.to(features.dtype)
     return SVMHead(weights, bias, dual.to(features.dtype), *status, program)
 
 
@@ -213,18 +219,32 @@ def linear_svm(
     unit = _unit(bound.amax(-1))
     bound, reward = bound / unit.unsqueeze(-1), _reward(kernel, unit)
 
-    n = y.shape[-1]
+    n, start = y.shape[-1], None if init is None else init.program
+    before: int | Tensor = 0
+    if start is None and n > x.shape[-1]:
+        classes = (y > 0).long()
+        machine = approximate(
+            (x - origin) / length.sqrt()[..., None, None],
+            classes,
+            2,
+            bound / 2,
+            reward,
+            bias=True,
+            tolerance=tolerance / 10,
+            max_iterations=max_iterations,
+        )
+        start, before = _start_of_two(machine, _others(classes, 2), bound), machine.iterations
     program = solve_qp(
         kernel,
         -reward.unsqueeze(-1) * torch.ones_like(y),
-        ROW * y.unsqueeze(-2),
+        y.unsqueeze(-2),
         torch.zeros_like(y[..., :1]),
         torch.cat([-_identity(n, y), _identity(n, y)]),
         torch.cat([0 * bound, bound], dim=-1),
         tolerance=tolerance,
         max_iterations=max_iterations,
         on_failure=on_failure,
-        init=None if init is None else init.program,
+        init=start,
         smoothing=smoothing,
     )
 
@@ -233,18 +253,46 @@ def linear_svm(
     # Where the reward is less than 1 / unit, the class with the smaller sum of bounds is at them all. The other alone
     # sets b, and its yᵢ (wᵀxᵢ + b) on the margin is unit · reward so far, and has to be 1.
     larger = (bound * y).detach().sum(-1).sign()
-    bias = unit * ROW * program.equality_dual.squeeze(-1) + larger * (1 - unit * reward)
+    bias = unit * program.equality_dual.squeeze(-1) + larger * (1 - unit * reward)
     bias = bias - (weights * origin.squeeze(-2)).sum(-1)
-    status = program.converged, program.iterations, program.residual.to(features.dtype)
+    status = program.converged, program.iterations + before, program.residual.to(features.dtype)
     weights, bias, dual = (t.to(features.dtype) for t in (weights, bias, dual))
     return LinearSVM(weights, bias, dual, *status, program)
 
 
+def _start_of_head(machine: Machine, others: Tensor, h: Tensor) -> QPSolution:
+    """The solution of (2) that belongs to a machine."""
+    lam, s = machine.of(others)
+    used = torch.cat([-lam.flatten(-2), lam.sum(-1)], dim=-1)
+    prices = torch.cat([s.flatten(-2), machine.xi.squeeze(-1)], dim=-1)
+    return _start(lam.flatten(-2), lam[..., 0, :0], prices, h - used)
+
+
+def _start_of_two(machine: Machine, others: Tensor, bound: Tensor) -> QPSolution:
+    """The solution of (4) that belongs to a machine with the classes 0 and 1, half the prices, and w = w₁ − w₀."""
+    lam, s = (t.squeeze(-1) for t in machine.of(others))
+    lam = 2 * lam
+    bias = machine.weights[..., 1, -1:] - machine.weights[..., 0, -1:]
+    prices = torch.cat([s, machine.xi.squeeze(-1)], dim=-1)
+    return _start(lam, bias, prices, torch.cat([lam, bound - lam], dim=-1))
+
+
+def _start(lam: Tensor, equality_dual: Tensor, inequality_dual: Tensor, slack: Tensor) -> QPSolution:
+    """A point for :func:`.solve_qp` to start from: it looks at no more than these."""
+    unknown = torch.full_like(lam[..., 0], torch.nan)
+    return QPSolution(lam, equality_dual, inequality_dual, slack.clamp_min(0), *[unknown] * 4)
+
+
+def _others(labels: Tensor, n_classes: int) -> Tensor:
+    """The classes that are not the example's own, in turn, ``(*batch, n, n_classes − 1)``."""
+    k = torch.arange(n_classes - 1, device=labels.device)
+    return k + (k >= labels.unsqueeze(-1)).long()
+
+
 def _wishes(labels: Tensor, n_classes: int, like: Tensor) -> Tensor:
     """e_{yᵢ} − e_k for every example and every other class in turn, ``(*batch, n (n_classes − 1), n_classes)``."""
-    k = torch.arange(n_classes - 1, device=labels.device)
-    others = k + (k >= labels.unsqueeze(-1)).long()
-    difference = one_hot(labels, n_classes, like).unsqueeze(-2) - one_hot(others, n_classes, like)
+    others = one_hot(_others(labels, n_classes), n_classes, like)
+    difference = one_hot(labels, n_classes, like).unsqueeze(-2) - others
     return difference.flatten(-3, -2)
 
 

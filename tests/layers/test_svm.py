@@ -8,7 +8,7 @@ from sklearn.datasets import load_breast_cancer, load_digits
 from sklearn.svm import SVC, LinearSVC
 
 from diffopt_lib import SolverError
-from diffopt_lib.layers import linear_svm, svm_head
+from diffopt_lib.layers import linear_svm, solve_qp, svm_head
 
 DOUBLE = torch.float64
 
@@ -277,6 +277,66 @@ class TestSVMHead:
         assert torch.autograd.grad(head.weights.sum(), features)[0].isnan().all()
 
 
+def dual_program(features, labels, n_classes, C):
+    """Eq. (2), written down for :func:`solve_qp`, which is left to solve it from its own starting point: W."""
+    n = len(labels)
+    wishes = [(i, k) for i in range(n) for k in range(n_classes) if k != labels[i]]
+    e = torch.eye(n_classes, dtype=DOUBLE)
+    rows = torch.stack([torch.outer(e[labels[i]] - e[k], features[i]).flatten() for i, k in wishes])
+    own = torch.tensor([[float(j == i) for j, _ in wishes] for i in range(n)], dtype=DOUBLE)
+    m = len(wishes)
+    G = torch.cat([-torch.eye(m, dtype=DOUBLE), own])
+    h = torch.cat([torch.zeros(m, dtype=DOUBLE), torch.full((n,), C, dtype=DOUBLE)])
+    lam = solve_qp(rows @ rows.mT, -torch.ones(m, dtype=DOUBLE), G=G, h=h).y
+    return (lam @ rows).reshape(n_classes, -1)
+
+
+class TestMoreExamplesThanDimensions:
+    """Where the dual programs are singular and a path in the weights leads to their solution."""
+
+    def test_value_and_jacobian_are_the_dual_programs(self):
+        features, labels = tasks((), 5, 3, seed=10)
+        head = svm_head(features, labels, 3, 1.0)
+        torch.testing.assert_close(head.weights, dual_program(features, labels, 3, 1.0), rtol=1e-7, atol=1e-7)
+        ours = torch.func.jacrev(lambda f: svm_head(f, labels, 3, 1.0).weights)(features)
+        theirs = torch.func.jacrev(lambda f: dual_program(f, labels, 3, 1.0))(features)
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
+
+    @pytest.mark.parametrize("d", [4, 32])
+    @pytest.mark.parametrize("C", [0.1, 10.0])
+    def test_fifteen_shots_of_five_classes_are_clarabels(self, d, C):
+        features, labels = tasks((2,), 15, d, n_classes=5)
+        head = svm_head(features, labels, 5, C)
+        assert head.iterations.max() < 30
+        for i in range(2):
+            expected = crammer_singer(features[i].numpy(), labels.tolist(), 5, C)
+            np.testing.assert_allclose(head.weights[i].numpy(), expected, atol=1e-6, rtol=1e-6)
+
+    @pytest.mark.parametrize("d", [4, 32])
+    def test_their_derivative_by_refitting(self, d):
+        features, labels = tasks((), 15, d, n_classes=5, seed=11)
+        direction = torch.randn(features.shape, dtype=DOUBLE, generator=torch.Generator().manual_seed(12))
+
+        def weights(features):
+            return svm_head(features, labels, 5, 1.0).weights
+
+        _, moved = torch.func.jvp(weights, (features,), (direction,))
+        step = 1e-7
+        expected = (weights(features + step * direction) - weights(features - step * direction)) / (2 * step)
+        torch.testing.assert_close(moved, expected, rtol=1e-5, atol=1e-5)
+
+    def test_two_classes_with_a_price_each(self):
+        """A constant feature with no price of its own is a bias; prices differ, and one of them is 0."""
+        features, labels = points((), 20, 3, seed=13)
+        weights = torch.rand(20, dtype=DOUBLE, generator=torch.Generator().manual_seed(14))
+        weights[4] = 0
+        ours = linear_svm(features, labels, 2.0, weights)
+        theirs = SVC(kernel="linear", C=2.0, tol=1e-12)
+        theirs.fit(features.numpy(), labels.numpy(), sample_weight=weights.numpy())
+        np.testing.assert_allclose(ours.weights.numpy(), theirs.coef_[0], atol=1e-6)
+        np.testing.assert_allclose(ours.bias.item(), theirs.intercept_[0], atol=1e-6)
+
+
 class TestLinearSVM:
     @pytest.mark.parametrize(("n", "d"), [(12, 2), (8, 20), (40, 5)])
     @pytest.mark.parametrize("C", [0.3, 5.0])
@@ -304,8 +364,14 @@ class TestLinearSVM:
         theirs = SVC(kernel="linear", C=1.0, tol=1e-10).fit(scaled, y)
         np.testing.assert_allclose(ours.weights.numpy(), theirs.coef_[0], atol=1e-6)
         np.testing.assert_allclose(ours.bias.item(), theirs.intercept_[0], atol=1e-6)
-        raw = linear_svm(torch.tensor(X), torch.tensor(y), 1e-3)
-        assert raw.converged and (raw.decision(torch.tensor(X)).sign() == torch.tensor(y)).double().mean() > 0.9
+        X, y = torch.tensor(X), torch.tensor(y)
+        raw = linear_svm(X, y, 1e-3)
+        assert raw.converged and (raw.decision(X).sign() == y).double().mean() > 0.9
+        direction = X.std(0) * torch.randn(X.shape, dtype=DOUBLE, generator=torch.Generator().manual_seed(3))
+        _, moved = torch.func.jvp(lambda X: linear_svm(X, y, 1e-4).weights, (X,), (direction,))
+        step = 1e-8
+        plus, minus = (linear_svm(X + s * step * direction, y, 1e-4).weights for s in (1, -1))
+        torch.testing.assert_close(moved, (plus - minus) / (2 * step), rtol=1e-4, atol=1e-4 * moved.abs().max().item())
 
     @pytest.mark.parametrize(("n", "d"), [(8, 2), (5, 6)])
     def test_first_and_second_derivatives_of_the_boundary(self, n, d):

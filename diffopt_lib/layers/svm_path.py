@@ -1,0 +1,164 @@
+"""Support vector machines with more examples than dimensions: the solution from which :mod:`.svm` starts its program.
+
+There the dual programs have a singular matrix and more unknowns than the machine itself, in
+
+    min_W  ½ Σₖⱼ rⱼ Wₖⱼ² + Σᵢ cᵢ ξᵢ,      ξᵢ = max_k tᵢₖ,      tᵢₖ = reward [k ≠ yᵢ] − (w_{yᵢ} − w_k)ᵀ φᵢ       (1)
+
+with rⱼ = 1, or 0 for a feature that is constant and makes a bias. The own class is a wish like the others here, one
+that asks for ξᵢ ≥ 0. So the multipliers of an example sum to its price, λᵢₖ ≥ 0, Σ_k λᵢₖ = cᵢ; and with the slacks
+sᵢₖ = ξᵢ − tᵢₖ ≥ 0 what has to hold besides is
+
+    Wₖⱼ rⱼ = Σᵢ (cᵢ [k = yᵢ] − λᵢₖ) φᵢⱼ,      sᵢₖ λᵢₖ = 0                                              (2)
+
+An interior point method linearises that. What is left when dλ and dξ are eliminated is the Newton system of a softmax
+regression, with vᵢₖ = λᵢₖ / sᵢₖ in the place of the probabilities:
+
+    (diag(r) + Σᵢ Sᵢ ⊗ φᵢφᵢᵀ) dW = …,      Sᵢ = diag(vᵢ) − vᵢ vᵢᵀ / Σ_k vᵢₖ                              (3)
+
+Its size is d (n_classes − 1), as the sum of the w_k is known. It is well conditioned whatever the kernel is, and large
+v cost Sᵢ no digits, as it is a matrix of differences: zᵀSᵢz = ½ Σ_kl vᵢₖ vᵢₗ (zₖ − zₗ)² / Σ vᵢ.
+
+Source: Crammer & Singer 2001 for (1). The path is that of :mod:`.qp_path`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..linear import cholesky_
+from ..opaque import opaque
+from .labelled import one_hot
+from .qp_path import mehrotra_direction
+
+LARGEST = 1e16  # of v, beyond which there is nothing to learn
+SHORTEST = 1e-2  # step, below which rounding rules
+
+
+class Machine(NamedTuple):
+    """W ``(*batch, n_classes, d)``, ξ ``(*batch, n, 1)``, λ and s ``(*batch, n, n_classes)``, and the iterations."""
+
+    weights: Tensor
+    xi: Tensor
+    lam: Tensor
+    s: Tensor
+    iterations: Tensor
+
+    def of(self, classes: Tensor) -> tuple[Tensor, Tensor]:
+        """λ and s of some classes of each example, ``(*batch, n, k)``."""
+        index = classes.expand(*self.lam.shape[:-1], -1)
+        return self.lam.gather(-1, index), self.s.gather(-1, index)
+
+
+def approximate(
+    phi: Tensor,
+    labels: Tensor,
+    n_classes: int,
+    price: Tensor,
+    reward: Tensor,
+    *,
+    bias: bool = False,
+    tolerance: float,
+    max_iterations: int,
+) -> Machine:
+    """A solution of (1), as good as rounding let it become: the caller has to check it. Carries no derivative.
+
+    Args:
+        phi: features of length about 1, ``(*batch, n, d)``.
+        labels: yᵢ, ``(*batch, n)``.
+        price: cᵢ ≥ 0, ``(*batch, n)``.
+        reward: ``(*batch,)``. The batch dimensions broadcast; all tensors have equally many.
+        bias: adds a feature that is 1 and has r = 0.
+        tolerance: of the largest sᵢₖ λᵢₖ, relative to the largest price if that is more than 1.
+    """
+    tensors = (phi, one_hot(labels, n_classes, phi), price.unsqueeze(-1), reward[..., None, None])
+    batch = torch.broadcast_shapes(*(t.shape[:-2] for t in tensors))
+
+    def algorithm(_f, *tensors):
+        batch = tensors[0].shape[:-2]
+        phi, y, price, reward = (t.expand(*batch, *t.shape[-2:]).reshape(-1, *t.shape[-2:]) for t in tensors)
+        decay = phi.new_ones(phi.shape[-1])
+        if bias:
+            phi = torch.cat([phi, torch.ones_like(phi[..., :1])], dim=-1)
+            decay = torch.cat([decay, decay.new_zeros(1)])
+        machine = follow_path(phi, y, price, reward, decay, tolerance, max_iterations)
+        return tuple(t.reshape((*batch, *t.shape[1:])) for t in machine)
+
+    return Machine(*opaque(algorithm, missed, phi.expand(*batch, *phi.shape[-2:]), *tensors[1:]))
+
+
+def follow_path(
+    phi: Tensor, y: Tensor, price: Tensor, reward: Tensor, decay: Tensor, tolerance: float, max_iterations: int
+) -> Machine:
+    """:func:`approximate` for ``(N, ·, ·)`` tensors."""
+    price = price.clamp_min(1e-12)  # a price of 0 leaves no path
+    lam = (price / y.shape[-1]).expand(y.shape)
+    W = decay * ((price * y - lam).mT @ phi)
+    t = missed(W, phi, y, reward)
+    s = t.amax(-1, keepdim=True) + reward - t
+    enough = tolerance * price.amax((1, 2), keepdim=True).clamp_min(1)
+    stuck = torch.zeros_like(enough, dtype=torch.bool)
+    iterations = torch.zeros_like(enough, dtype=torch.int64)
+    for _ in range(max_iterations):
+        done = stuck | ((s * lam).amax((1, 2), keepdim=True) <= enough)
+        if done.all():
+            break
+        direction = newton(phi, y, price, decay, W, lam, s)
+        (dlam, ds, dW), alpha = mehrotra_direction(_column(lam), _column(s), direction)
+        stuck = stuck | ~(alpha > SHORTEST)
+        iterations = iterations + (~done).long()
+        lam, s, W = (
+            torch.where(stuck | done, v, v + alpha * dv.view_as(v)) for v, dv in ((lam, dlam), (s, ds), (W, dW))
+        )
+    t = missed(W, phi, y, reward)
+    xi = t.amax(-1, keepdim=True)
+    return Machine(W, xi, lam, xi - t, iterations.flatten())
+
+
+def newton(
+    phi: Tensor, y: Tensor, price: Tensor, decay: Tensor, W: Tensor, lam: Tensor, s: Tensor
+) -> Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]:
+    """(2) linearised and factorised: a function from c to the step with λ ds + s dλ = −c, as dλ, ds and dW."""
+    v = (lam / s).clamp_max(LARGEST)
+    total = v.sum(-1, keepdim=True)
+    L = cholesky_(hessian(v, phi, decay))
+    unpaid = price - lam.sum(-1, keepdim=True)
+    unbalanced = (price * y - lam).mT @ phi - decay * W
+
+    def direction(complementarity: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        share = complementarity.view_as(s) / s
+        due = share.sum(-1, keepdim=True) + unpaid  # Σ_k of −v ds
+        rhs = unbalanced + (share - v * due / total).mT @ phi
+        dW = torch.cholesky_solve(_column(rhs[:, :-1]), L).view_as(rhs[:, :-1])
+        dW = torch.cat([dW, torch.zeros_like(rhs[:, :1])], dim=1)
+        dW = dW - dW.mean(1, keepdim=True)  # the w_k sum to 0
+        rise = phi @ dW.mT
+        ds = ((v * rise).sum(-1, keepdim=True) - due) / total - rise
+        return _column(-share - v * ds), _column(ds), dW
+
+    return direction
+
+
+def missed(W: Tensor, phi: Tensor, y: Tensor, reward: Tensor) -> Tensor:
+    """t of (1): by how much every wish is missed, ``(N, n, n_classes)``; 0 for the own class."""
+    scores = phi @ W.mT
+    return reward * (1 - y) - (y * scores).sum(-1, keepdim=True) + scores
+
+
+def hessian(v: Tensor, phi: Tensor, decay: Tensor) -> Tensor:
+    """The matrix of (3) in the unknowns w_k − w_last, ``(N, (n_classes − 1) · d, (n_classes − 1) · d)``."""
+    K, d = v.shape[-1] - 1, phi.shape[-1]
+    pairs = v.unsqueeze(-1) * (v / v.sum(-1, keepdim=True)).unsqueeze(-2)  # (N, n, n_classes, n_classes)
+    pairs.diagonal(dim1=-2, dim2=-1).zero_()
+    S = (torch.diag_embed(pairs.sum(-1)) - pairs)[..., :K, :K]
+    weighted = S.permute(0, 2, 3, 1).unsqueeze(-2) * phi.mT[:, None, None]  # (N, K, K, d, n)
+    H = (weighted @ phi[:, None, None]).transpose(-3, -2)  # (N, K, d, K, d)
+    square = torch.eye(K, dtype=v.dtype, device=v.device) - 1 / (K + 1)  # ‖W‖² in these unknowns
+    return (H + square[:, None, :, None] * torch.diag(decay)[:, None, :]).reshape(-1, K * d, K * d)
+
+
+def _column(t: Tensor) -> Tensor:
+    return t.flatten(1).unsqueeze(-1)
