@@ -23,6 +23,7 @@ Chapter: book/2_differentiable/09_sensitivity.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -60,6 +61,10 @@ def logistic_regression(
 
     Differentiable in all four arguments at any order. For an intercept, add a column of ones to the features (it is
     then part of θ, and decays with it).
+
+    Without decay separable data have no θ*: the loss falls for ever as ‖θ‖ grows, and so does its gradient. So λ has to
+    be positive, and large enough that λθ* stands out from the tolerance on the gradient. Far below that the iterations
+    end, and report success, at some θ whose loss and gradient are next to 0 but which is not θ*.
 
     Args:
         features: points xᵢ in rows, ``(*batch, n, d)``.
@@ -134,14 +139,18 @@ def influence(
 def loss_influence(loss: Callable[[Tensor], Tensor], fit: Fit, sample_weights: Tensor) -> Tensor:
     """How loss(θ*) is predicted to change when point i is left out, −wᵢ ∂loss/∂wᵢ, for every i: ``(*batch, n)``.
 
-    One adjoint solve serves all points, whatever their number (Koh & Liang 2017, eq. 2).
+    One adjoint solve serves all points, whatever their number (Koh & Liang 2017).
 
     Args:
         loss: maps θ* ``(*batch, d)`` to ``(*batch,)``; the loss on test data, for instance.
         fit: maps the weights to θ*: ``lambda w: logistic_regression(x, y, λ, w).y``.
         sample_weights: ``(*batch, n)``.
+
+    Raises:
+        ValueError: the loss has another shape than ``(*batch,)``.
     """
-    by_weight = torch.func.grad(lambda w: loss(fit(w)).sum())(sample_weights)
+    check_floating("sample_weights", sample_weights)
+    _, by_weight = _value_and_gradient(lambda w: loss(fit(w)), sample_weights, sample_weights.shape[:-1])
     return -sample_weights * by_weight
 
 
@@ -181,23 +190,31 @@ def poison(
         data: the training points.
         radius: of the balls, in the units of the data, > 0.
         movable: which points may be moved, bool, ``(*batch, n)`` or ``(n,)``; all if absent.
-        steps: number of refits.
-        step_size: length of the first step; default a quarter of the radius.
+        steps: number of steps, at least 0; there is one fit more.
+        step_size: length of the first step, > 0, in the units of the data; a quarter of the radius if absent.
+
+    Raises:
+        ValueError: bad shapes, dtypes or numbers; NaN or infinite input; a loss of another shape than ``(*batch,)``.
     """
     check_floating("data", data)
+    if data.ndim < 2:
+        raise ValueError(f"data must have shape (*batch, n, d), got {tuple(data.shape)}")
     check_finite("data", data)
-    if not radius > 0:
-        raise ValueError(f"radius must be positive, got {radius}")
-    if movable is not None and movable.dtype != torch.bool:
-        raise ValueError(f"movable must be a bool tensor, got {movable.dtype}")
     length = radius / 4 if step_size is None else step_size
+    for name, size in (("radius", radius), ("step_size", length)):
+        if not 0 < size < math.inf:
+            raise ValueError(f"{name} must be positive and finite, got {size}")
+    if steps < 0:
+        raise ValueError(f"steps must be at least 0, got {steps}")
+    if movable is not None:
+        _check_movable(movable, data)
     data = data.detach()
     free = data.new_ones(()) if movable is None else movable.unsqueeze(-1).to(data.dtype)
 
     delta = torch.zeros_like(data)
     best, best_loss, losses = data, data.new_tensor(-torch.inf), []
     for k in range(steps + 1):
-        value, gradient = _value_and_gradient(lambda x: loss(fit(x)), data + delta)
+        value, gradient = _value_and_gradient(lambda x: loss(fit(x)), data + delta, data.shape[:-2])
         losses.append(value)
         better = (value > best_loss).reshape(*value.shape, 1, 1)
         best, best_loss = torch.where(better, data + delta, best), torch.maximum(value, best_loss)
@@ -239,11 +256,28 @@ def _solve_hessian(operator: LinearOperator, rhs: Tensor) -> Tensor:
     return torch.cholesky_solve(rhs.unsqueeze(-1), L).squeeze(-1)
 
 
-def _value_and_gradient(f: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
-    """f(x) ``(*batch,)`` and its gradient, for f that treats the elements of the batch independently."""
+def _check_movable(movable: Tensor, data: Tensor) -> None:
+    if movable.dtype != torch.bool:
+        raise ValueError(f"movable must be a bool tensor, got {movable.dtype}")
+    try:
+        fits = torch.broadcast_shapes(movable.shape, data.shape[:-1]) == data.shape[:-1]
+    except RuntimeError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"movable must have shape (*batch, n) or (n,) for data {tuple(data.shape)}, got {tuple(movable.shape)}"
+        )
+
+
+def _value_and_gradient(f: Callable[[Tensor], Tensor], x: Tensor, batch: torch.Size) -> tuple[Tensor, Tensor]:
+    """The loss f(x) ``(*batch,)`` and its gradient, for f that treats the elements of the batch independently."""
 
     def total(x):
         value = f(x)
+        if value.shape != batch:
+            raise ValueError(
+                f"loss must return the batch dimensions {tuple(batch)} alone, got shape {tuple(value.shape)}"
+            )
         return value.sum(), value
 
     gradient, value = torch.func.grad(total, has_aux=True)(x)

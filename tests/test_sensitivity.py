@@ -104,6 +104,14 @@ class TestLogisticRegression:
         fit = logistic_regression(X, X.squeeze(-1), 1e-6)
         assert fit.converged and fit.y > 10
 
+    def test_next_to_no_decay_ends_somewhere_on_the_way_to_infinity(self):
+        """The gradient −2 σ(−θ) + λθ falls below the tolerance long before its root, which is near log(2/λ)."""
+        X = torch.tensor([[-1.0], [1.0]], dtype=DOUBLE)
+        weak = logistic_regression(X, X.squeeze(-1), 1e-200)
+        assert weak.converged and weak.y < 50  # θ* > 400
+        strong = logistic_regression(X, X.squeeze(-1), 1e-3, tolerance=1e-12).y
+        torch.testing.assert_close(2 * torch.sigmoid(-strong), 1e-3 * strong)  # where the gradient is 0
+
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
@@ -226,6 +234,15 @@ class TestInfluence:
         actual = loss(self.refits(X[train], y[train], 1.0)) - loss(theta)
         assert torch.corrcoef(torch.stack([predicted, actual]))[0, 1] > 0.95
 
+    def test_a_loss_of_another_shape_is_refused(self):
+        X, y = points((2,), 6, 2)
+        with pytest.raises(ValueError, match="loss must return the batch dimensions"):
+            loss_influence(
+                lambda theta: theta.sum(),
+                lambda w: logistic_regression(X, y, 1.0, w).y,
+                torch.ones(2, 6, dtype=DOUBLE),
+            )
+
     def test_batch_and_weight_zero(self):
         X, y = points((3,), 6, 2)
         w = torch.ones(3, 6, dtype=DOUBLE)
@@ -280,12 +297,29 @@ class TestPoisoning:
         attack = poison(lambda X: linear_svm(X, y).weights, lambda w: -(X @ w * y).mean(-1), X, 0.3, steps=5)
         assert attack.loss.max() > attack.loss[0]
 
-    def test_bad_input(self):
-        X = torch.zeros(3, 2)
-        with pytest.raises(ValueError, match="radius must be positive"):
-            poison(lambda x: x.mean(-2), lambda t: t.sum(-1), X, 0.0)
-        with pytest.raises(ValueError, match="movable must be a bool tensor"):
-            poison(lambda x: x.mean(-2), lambda t: t.sum(-1), X, 1.0, movable=torch.ones(3))
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"data": torch.zeros(3)}, "data must have shape"),
+            ({"data": torch.full((3, 2), torch.nan)}, "data must be finite"),
+            ({"radius": 0.0}, "radius must be positive"),
+            ({"radius": torch.inf}, "radius must be positive and finite"),
+            ({"step_size": -1.0}, "step_size must be positive"),
+            ({"steps": -1}, "steps must be at least 0"),
+            ({"movable": torch.ones(3)}, "movable must be a bool tensor"),
+            ({"movable": torch.ones(2, dtype=torch.bool)}, "movable must have shape"),
+            ({"data": torch.zeros(5, 3, 2), "loss": lambda theta: theta.sum()}, "loss must return"),
+        ],
+    )
+    def test_bad_input(self, changes, message):
+        good = {"fit": lambda x: x.mean(-2), "loss": lambda t: t.sum(-1), "data": torch.zeros(3, 2), "radius": 1.0}
+        with pytest.raises(ValueError, match=message):
+            poison(**(good | changes))
+
+    def test_no_steps_are_no_attack(self):
+        data = torch.ones(3, 2)
+        attack = poison(lambda x: x.mean(-2), lambda theta: theta.sum(-1), data, 1.0, steps=0)
+        assert torch.equal(attack.data, data) and attack.loss.tolist() == [2.0]
 
 
 def test_shadow_prices_are_the_adjoint_that_backpropagation_computes():

@@ -21,8 +21,8 @@ def check_classes(features: Tensor, labels: Tensor, n_classes: int) -> None:
     check_features(features)
     if not isinstance(labels, Tensor) or labels.dtype != torch.int64:
         raise ValueError(f"labels must be an int64 tensor, got {getattr(labels, 'dtype', type(labels).__name__)}")
-    if n_classes < 2:
-        raise ValueError(f"n_classes must be at least 2, got {n_classes}")
+    if not isinstance(n_classes, int) or n_classes < 2:
+        raise ValueError(f"n_classes must be an integer, at least 2, got {n_classes}")
     _check_one_for_each_point("labels", labels, features)
     if values_visible(labels) and labels.numel() and not 0 <= labels.min() <= labels.max() < n_classes:
         raise ValueError(

@@ -12,7 +12,7 @@ heads fitted to few examples do well on the queries: that is meta-learning with 
 
 The third head of this family, the support vector machine, needs a solver and is in :mod:`.svm`.
 
-Source: Bertinetto et al. 2019 (R2-D2) for (2); Snell et al. 2017, eq. 8, for (3).
+Source: Bertinetto et al. 2019 (R2-D2) for (2); Snell et al. 2017 for (3), as a linear model too.
 Chapter: book/2_differentiable/08_svms.
 """
 
@@ -51,6 +51,8 @@ def ridge_head(features: Tensor, labels: Tensor, n_classes: int, lam: float | Te
 
         Wᵀ = Φᵀ (ΦΦᵀ + λI)⁻¹ Y = (ΦᵀΦ + λI)⁻¹ Φᵀ Y
 
+    In float64 whatever the dtype, as single precision loses λ beside ‖φ‖² ≈ 10⁷ λ.
+
     Args:
         features: support Φ, ``(*batch, n, d)``.
         labels: classes 0 … n_classes − 1, int64, ``(*batch, n)``. A class without example has weights 0.
@@ -63,19 +65,26 @@ def ridge_head(features: Tensor, labels: Tensor, n_classes: int, lam: float | Te
     check_classes(features, labels, n_classes)
     price = positive_scalar("lam", lam, features)
     _, (features, labels, price) = align(("features", features, 2), ("labels", labels, 1), ("lam", price, 0))
-    price = price[..., None, None]
-    targets = one_hot(labels, n_classes, features)
-    n, d = features.shape[-2:]
+    phi, price = features.double(), price.double()[..., None, None]
+    targets = one_hot(labels, n_classes, phi)
+    n, d = phi.shape[-2:]
     if n <= d:
-        return _without_bias(_solve_shifted(features @ features.mT, price, targets).mT @ features)
-    return _without_bias(_solve_shifted(features.mT @ features, price, features.mT @ targets).mT)
+        weights = _solve_shifted(phi @ phi.mT, price, targets).mT @ phi
+    else:
+        weights = _solve_shifted(phi.mT @ phi, price, phi.mT @ targets).mT
+    weights = weights.to(features.dtype)
+    return LinearHead(weights, torch.zeros_like(weights[..., 0]))
 
 
 def prototype_head(features: Tensor, labels: Tensor, n_classes: int) -> LinearHead:
     """The class whose mean is nearest, eq. (3) of this module.
 
-    −‖φ − c_k‖² = 2 c_kᵀφ − ‖c_k‖² − ‖φ‖², and the last term is the same for all classes, so it is left out: the scores
-    are linear in φ, and their softmax is the same.
+    With o the mean of all c_k,
+
+        −‖φ − c_k‖² = 2 (c_k − o)ᵀφ − (c_k − o)ᵀ(c_k + o) − ‖φ − o‖²
+
+    and the last term is the same for all classes, so it is left out: the scores are linear in φ, and their softmax is
+    the same. Without o they would be as large as ‖c_k‖², and lose the digits that tell classes far from 0 apart.
 
     Args:
         features: support, ``(*batch, n, d)``.
@@ -92,14 +101,12 @@ def prototype_head(features: Tensor, labels: Tensor, n_classes: int) -> LinearHe
     if values_visible(size) and (size == 0).any():
         raise ValueError(f"labels must contain each of the {n_classes} classes, as a class without example has no mean")
     centre = member.mT @ features / size.unsqueeze(-1)
-    return LinearHead(2 * centre, -centre.square().sum(-1))
+    origin = centre.mean(-2, keepdim=True)
+    apart = centre - origin
+    return LinearHead(2 * apart, -(apart * (centre + origin)).sum(-1))
 
 
 def _solve_shifted(S: Tensor, lam: Tensor, rhs: Tensor) -> Tensor:
     """(S + λI)⁻¹ rhs for S positive semidefinite."""
     identity = torch.eye(S.shape[-1], dtype=S.dtype, device=S.device)
     return torch.linalg.solve(S + lam * identity, rhs)
-
-
-def _without_bias(weights: Tensor) -> LinearHead:
-    return LinearHead(weights, torch.zeros_like(weights[..., 0]))

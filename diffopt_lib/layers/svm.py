@@ -20,7 +20,7 @@ positive definite for that, nor for the derivative: with more examples than dime
 λ may not be unique, but what λ may move by does not move W(λ), and the derivative of W needs no more than that.
 Customarily the identity is added to the kernel here; that solves another problem, and nothing here needs it.
 
-Source: Crammer & Singer 2001; Lee et al. 2019 (MetaOptNet), eqs. 6–9. Chapter: book/2_differentiable/08_svms.
+Source: Crammer & Singer 2001; Lee et al. 2019 (MetaOptNet). Chapter: book/2_differentiable/08_svms.
 """
 
 from __future__ import annotations
@@ -100,7 +100,8 @@ def svm_head(
 ) -> SVMHead:
     """The Crammer–Singer support vector machine, eq. (1) of this module; differentiable in the features and C.
 
-    The quadratic program (2) has n (n_classes − 1) variables, whatever d. The arithmetic is in float64.
+    The quadratic program (2) has n (n_classes − 1) variables, whatever d. Where n > d its matrix is singular, and its
+    solution is found by :mod:`.svm_path` first, in (n_classes − 1) d variables. The arithmetic is in float64.
 
     The derivative is exact as long as no example changes between being no support vector, on the margin, and inside it;
     at such a change W has a kink. There, and between examples that coincide, one of the one-sided derivatives, or an
@@ -111,8 +112,9 @@ def svm_head(
         labels: classes 0 … n_classes − 1, int64, ``(*batch, n)``. A class may be absent.
         n_classes: number of classes.
         C: price of a missed margin, > 0, a number or a tensor ``(*batch,)``, which gets its gradient.
-        tolerance, max_iterations: of :func:`.solve_qp`. Its residual is relative to C times the largest ‖φ‖². Beyond
-            10⁶ that may leave W with a few digits only, or call for a larger tolerance if data can't be separated.
+        tolerance, max_iterations: of :func:`.solve_qp`, whose residual is relative to C times the largest ‖φ‖². Beyond
+            10⁴ rounding may keep it above the default, and the call raises: then either make features that are far from
+            0 compared with their differences shorter, by taking out their mean, or raise the tolerance.
         on_failure: ``"raise"``, or ``"nan"`` to mark tasks that did not converge, and their gradients, NaN.
         init: the solution of a similar task of the same shape.
 

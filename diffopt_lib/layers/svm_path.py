@@ -36,6 +36,7 @@ from .qp_path import mehrotra_direction
 
 LARGEST = 1e16  # of v, beyond which there is nothing to learn
 SHORTEST = 1e-2  # step, below which rounding rules
+WORSE = 100  # than the best so far by this factor: it will not get better
 
 
 class Machine(NamedTuple):
@@ -72,7 +73,7 @@ def approximate(
         price: cᵢ ≥ 0, ``(*batch, n)``.
         reward: ``(*batch,)``. The batch dimensions broadcast; all tensors have equally many.
         bias: adds a feature that is 1 and has r = 0.
-        tolerance: of the largest sᵢₖ λᵢₖ, relative to the largest price if that is more than 1.
+        tolerance: of the largest sᵢₖ λᵢₖ, relative to the largest multiplier of another class if that is more than 1.
     """
     tensors = (phi, one_hot(labels, n_classes, phi), price.unsqueeze(-1), reward[..., None, None])
     batch = torch.broadcast_shapes(*(t.shape[:-2] for t in tensors))
@@ -99,20 +100,26 @@ def follow_path(
     W = decay * ((price * y - lam).mT @ phi)
     t = missed(W, phi, y, reward)
     s = t.amax(-1, keepdim=True) + reward - t
-    enough = tolerance * price.amax((1, 2), keepdim=True).clamp_min(1)
-    stuck = torch.zeros_like(enough, dtype=torch.bool)
-    iterations = torch.zeros_like(enough, dtype=torch.int64)
+    point: tuple[Tensor, ...] = (W, lam, s)
+    best = point
+    least = torch.full_like(price[:, :1], torch.inf)
+    stuck = torch.zeros_like(least, dtype=torch.bool)
+    iterations = torch.zeros_like(least, dtype=torch.int64)
     for _ in range(max_iterations):
-        done = stuck | ((s * lam).amax((1, 2), keepdim=True) <= enough)
-        if done.all():
+        W, lam, s = point
+        gap = (s * lam).amax((1, 2), keepdim=True)
+        best = _where(gap < least, point, best)
+        least = torch.minimum(gap, least)
+        enough = tolerance * ((1 - y) * lam).amax((1, 2), keepdim=True).clamp_min(1)
+        stop = stuck | (gap <= enough) | ~(gap <= WORSE * least)
+        if stop.all():
             break
-        direction = newton(phi, y, price, decay, W, lam, s)
-        (dlam, ds, dW), alpha = mehrotra_direction(_column(lam), _column(s), direction)
-        stuck = stuck | ~(alpha > SHORTEST)
-        iterations = iterations + (~done).long()
-        lam, s, W = (
-            torch.where(stuck | done, v, v + alpha * dv.view_as(v)) for v, dv in ((lam, dlam), (s, ds), (W, dW))
-        )
+        (dlam, ds, dW), alpha = mehrotra_direction(_column(lam), _column(s), newton(phi, y, price, decay, W, lam, s))
+        stuck = ~(alpha > SHORTEST)
+        moved = W + alpha * dW, lam + alpha * dlam.view_as(lam), s + alpha * ds.view_as(s)
+        point = _where(stop | stuck, point, moved)
+        iterations = iterations + (~stop).long()
+    W, lam, _ = best
     t = missed(W, phi, y, reward)
     xi = t.amax(-1, keepdim=True)
     return Machine(W, xi, lam, xi - t, iterations.flatten())
@@ -158,6 +165,10 @@ def hessian(v: Tensor, phi: Tensor, decay: Tensor) -> Tensor:
     H = (weighted @ phi[:, None, None]).transpose(-3, -2)  # (N, K, d, K, d)
     square = torch.eye(K, dtype=v.dtype, device=v.device) - 1 / (K + 1)  # ‖W‖² in these unknowns
     return (H + square[:, None, :, None] * torch.diag(decay)[:, None, :]).reshape(-1, K * d, K * d)
+
+
+def _where(condition: Tensor, these: tuple[Tensor, ...], those: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(torch.where(condition, a, b) for a, b in zip(these, those, strict=True))
 
 
 def _column(t: Tensor) -> Tensor:

@@ -102,3 +102,20 @@ def test_a_class_without_examples():
 def test_bad_prices(lam):
     with pytest.raises(ValueError, match="lam must be"):
         ridge_head(*tasks((), 4, 3), 3, lam)
+
+
+def test_ridge_in_single_precision_keeps_a_small_price():
+    """‖φ‖² = 10⁸ λ, and twins: ΦΦᵀ + λI is singular in float32."""
+    features, labels = tasks((), 6, 20)
+    features = 1e4 * features[[0, 0, 1, 2, 3, 4]]
+    single, double = (ridge_head(f, labels, 3) for f in (features.float(), features))
+    torch.testing.assert_close(single.weights.double(), double.weights, rtol=1e-4, atol=1e-9)
+
+
+def test_prototypes_far_from_zero_keep_their_digits():
+    features, labels = tasks((), 9, 4, dtype=torch.float32)
+    far = 1e4 + features
+    exact = -torch.cdist(far.double(), far.double().reshape(3, 3, 4).mean(0)).square()
+    scores = prototype_head(far, labels, 3).scores(far).double()
+    torch.testing.assert_close(scores.softmax(-1), exact.softmax(-1), rtol=0, atol=2e-2)
+    assert (scores.argmax(-1) == exact.argmax(-1)).all()

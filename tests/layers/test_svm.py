@@ -325,6 +325,41 @@ class TestMoreExamplesThanDimensions:
         expected = (weights(features + step * direction) - weights(features - step * direction)) / (2 * step)
         torch.testing.assert_close(moved, expected, rtol=1e-5, atol=1e-5)
 
+    @pytest.mark.parametrize("C", [1e-3, 0.5, 20.0])
+    def test_two_classes_without_bias_are_the_binary_machine(self, C):
+        """Points and their mirror images with the other label need no bias, and w₁ − w₀ = w at half the price."""
+        features, labels = points((), 9, 2, seed=15)
+        features, labels = torch.cat([features, -features]), torch.cat([labels, -labels])
+        two = linear_svm(features, labels, C)
+        weights = svm_head(features, (labels > 0).long(), 2, C / 2).weights
+        torch.testing.assert_close(weights[1] - weights[0], two.weights, rtol=1e-7, atol=1e-10)
+
+    @pytest.mark.parametrize("n_classes", [2, 3])
+    def test_one_dimension_and_the_derivative_in_the_price(self, n_classes):
+        features, labels = tasks((2,), 4, 1, n_classes=n_classes, seed=16)
+        C = torch.tensor(0.4, dtype=DOUBLE, requires_grad=True)
+        arguments = (features.requires_grad_(), C)
+        assert torch.autograd.gradcheck(lambda f, C: svm_head(f, labels, n_classes, C).weights, arguments)
+        assert torch.autograd.gradgradcheck(lambda f, C: svm_head(f, labels, n_classes, C).weights, arguments)
+
+    def test_vmap_over_features_labels_and_prices(self):
+        features, labels = tasks((3,), 5, 2, seed=17)
+        labels = torch.stack([labels, labels.flip(0), labels.roll(1)])
+        C = torch.tensor([0.1, 1.0, 5.0], dtype=DOUBLE)
+        each = torch.func.vmap(lambda f, y, C: svm_head(f, y, 3, C).weights)(features, labels, C)
+        torch.testing.assert_close(each, svm_head(features, labels, 3, C).weights)
+
+    def test_far_from_zero_rounding_asks_for_another_tolerance(self):
+        """C ‖φ‖² ≈ 3 · 10⁵, times ε is more than the default."""
+        features, labels = tasks((), 6, 3)
+        features = 300 + features
+        with pytest.raises(SolverError, match="did not reach"):
+            svm_head(features, labels, 3, 1.0)
+        weights = svm_head(features, labels, 3, 1.0, tolerance=1e-7).weights
+        expected = torch.tensor(crammer_singer(features.numpy(), labels.tolist(), 3, 1.0))
+        ours, theirs = (primal_value(W, features, labels, 1.0) for W in (weights, expected))
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=0)
+
     def test_two_classes_with_a_price_each(self):
         """A constant feature with no price of its own is a bias; prices differ, and one of them is 0."""
         features, labels = points((), 20, 3, seed=13)
@@ -531,7 +566,8 @@ class TestBadInput:
             ({"labels": torch.tensor([0, 1])}, "labels must have shape"),
             ({"labels": torch.tensor([0, 1, 3])}, "labels must lie in 0 … 2, got values from 0 to 3"),
             ({"labels": torch.zeros(2, 3, dtype=torch.int64), "features": torch.ones(3, 3, 2)}, "must broadcast"),
-            ({"n_classes": 1}, "n_classes must be at least 2"),
+            ({"n_classes": 1}, "n_classes must be an integer, at least 2"),
+            ({"n_classes": 3.0}, "n_classes must be an integer"),
             ({"C": 0.0}, "C must be positive"),
             ({"C": torch.inf}, "C must be finite"),
             ({"C": torch.ones((), dtype=DOUBLE)}, "C must have the dtype of features"),
