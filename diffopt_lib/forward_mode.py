@@ -1,22 +1,22 @@
-"""Forward mode inside forward mode, in which a derivative rule of one's own can't take part."""
+"""Forward mode inside forward mode, through the derivative rule of an autograd Function."""
 
 from __future__ import annotations
 
-from torch._C._functorch import TransformType, get_interpreter_stack
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor
+from torch.autograd import forward_ad
 
 
-def refuse_nested_forward_mode() -> None:
-    """To be called first in the ``jvp`` of an autograd Function: raises if it runs inside another forward mode.
+@contextmanager
+def forward_rule(ctx: Any) -> Iterator[tuple[Tensor, ...]]:
+    """Inside a ``jvp``: the saved tensors without the tangents of this call, so that the rule can be pushed forward.
 
-    torch runs such a rule with forward mode switched off, so all that the outer derivative would see is a constant. A
-    second derivative would come out as 0, without a word.
-
-    Raises:
-        NotImplementedError: two ``torch.func.jvp`` or ``jacfwd`` are at work, one inside the other.
+    torch runs such a rule with forward mode switched off. All that an outer ``torch.func.jvp`` would see is a constant,
+    and a second derivative would come out as 0, without a word. Switched on again, the rule must not see the tangents
+    of the call it belongs to, of which it is the answer; those of the outer call stay.
     """
-    levels = get_interpreter_stack() or []
-    if sum(level.key() == TransformType.Jvp for level in levels) > 1:
-        raise NotImplementedError(
-            "forward mode inside forward mode can't see the derivatives of this layer; put reverse mode inside it, "
-            "torch.func.jacfwd(torch.func.jacrev(f)), which is torch.func.hessian(f)"
-        )
+    with forward_ad._set_fwd_grad_enabled(True):
+        yield tuple(forward_ad.unpack_dual(t, level=0).primal for t in ctx.saved_tensors)

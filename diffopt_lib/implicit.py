@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.func import vjp
 
 from .closure import make_explicit, pull_back, vary
+from .forward_mode import forward_rule
 from .linear import LinearOperator, LinearSolve, dense_solve
 from .opaque import add_batch_dim, opaque
 from .validate import check_floating, check_same_kind
@@ -93,8 +94,8 @@ class _Implicit(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx, _residual, _solve, _z, *theta_dot):
-        z, *theta = ctx.saved_tensors
-        return _tangent(ctx.residual, ctx.solve, z, theta, theta_dot)
+        with forward_rule(ctx) as (z, *theta):
+            return _tangent(ctx.residual, ctx.solve, z, theta, theta_dot)
 
     @staticmethod
     def vmap(info, in_dims, residual, solve, z, *theta):

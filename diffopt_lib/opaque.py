@@ -45,6 +45,14 @@ def add_batch_dim(
     return batched, (first, *others)
 
 
+def batch_first(info: Any, in_dims: tuple[int | None, ...], tensors: tuple[Tensor, ...]) -> list[Tensor]:
+    """The tensors of a vmapped call of a function that is batched already: each with the new dimension in front."""
+    return [
+        t.expand(info.batch_size, *t.shape) if dim is None else t.movedim(dim, 0)
+        for t, dim in zip(tensors, in_dims, strict=True)
+    ]
+
+
 class _Opaque(torch.autograd.Function):
     @staticmethod
     def forward(algorithm, f, state, *parameters):

@@ -48,6 +48,24 @@ def test_first_and_second_derivatives_are_exact(problem, solve):
     assert torch.autograd.gradgradcheck(f, problem)
 
 
+def test_forward_mode_inside_forward_mode_is_exact(problem):
+    """torch runs a rule of one's own with forward mode switched off; here it is on again, at every order."""
+    A, b = (t.detach() for t in problem)
+    forward, reverse = torch.func.jacfwd, torch.func.jacrev
+    for argument in (0, 1):
+        second = forward(forward(layer, argument), argument)(A, b[0])
+        torch.testing.assert_close(second, reverse(reverse(layer, argument), argument)(A, b[0]))
+
+    def f(b):
+        return layer(A, b)
+
+    third = reverse(reverse(reverse(f)))(b[0])
+    assert third.abs().max() > 0.01
+    for modes in ((forward, forward, forward), (reverse, forward, forward), (forward, reverse, forward)):
+        outer, middle, inner = modes
+        torch.testing.assert_close(outer(middle(inner(f)))(b[0]), third)
+
+
 def test_third_derivatives_are_exact(problem):
     """gradgradcheck of the gradient."""
     A, b = problem

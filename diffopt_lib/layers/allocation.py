@@ -28,7 +28,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..forward_mode import refuse_nested_forward_mode
+from ..forward_mode import forward_rule
+from ..opaque import batch_first
 from ..validate import check_finite
 from .multiplier import Response, find_multiplier
 
@@ -72,7 +73,7 @@ class _Allocation(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, g, h, _):
-        tau, t, d, d_upper, slope = _linearize(ctx)
+        tau, t, d, d_upper, slope = _linearize(ctx.response, *ctx.saved_tensors)
         price = (h + (g * d).sum(-1, keepdim=True)) / slope
         net = g - price
         of_x = net * d / tau
@@ -82,28 +83,24 @@ class _Allocation(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx, _response, _infeasible, x_dot, total_dot, tau_dot, upper_dot):
-        refuse_nested_forward_mode()
-        tau, t, d, d_upper, slope = _linearize(ctx)
-        t_dot = (x_dot - t * tau_dot) / tau
-        at_this_price = d * t_dot + d_upper * upper_dot
-        nu_dot = (total_dot - at_this_price.sum(-1, keepdim=True)) / slope
-        return at_this_price + d * nu_dot, nu_dot, None
+        with forward_rule(ctx) as saved:
+            tau, t, d, d_upper, slope = _linearize(ctx.response, *saved)
+            t_dot = (x_dot - t * tau_dot) / tau
+            at_this_price = d * t_dot + d_upper * upper_dot
+            nu_dot = (total_dot - at_this_price.sum(-1, keepdim=True)) / slope
+            return at_this_price + d * nu_dot, nu_dot, None
 
     @staticmethod
     def vmap(info, in_dims, response, infeasible, *tensors):
-        """A vmapped call is a call with one more batch dimension."""
-        batched = (
-            v.expand(info.batch_size, *v.shape) if dim is None else v.movedim(dim, 0)
-            for v, dim in zip(tensors, in_dims[2:], strict=True)
-        )
-        return _Allocation.apply(response, infeasible, *batched), (0, 0, 0)
+        return _Allocation.apply(response, infeasible, *batch_first(info, in_dims[2:], tensors)), (0, 0, 0)
 
 
-def _linearize(ctx) -> tuple[Tensor, ...]:
+def _linearize(
+    response: Response, x: Tensor, tau: Tensor, upper: Tensor, y: Tensor, nu: Tensor, centre: Tensor
+) -> tuple[Tensor, ...]:
     """τ, t, ∂m/∂a, ∂m/∂u and Σ ∂m/∂a, where division by the last gives 0 if all ∂m/∂a vanish."""
-    x, tau, upper, y, nu, centre = ctx.saved_tensors
     t = (x - centre) / tau
-    d, d_upper = ctx.response.slopes(y, t + nu, upper)
+    d, d_upper = response.slopes(y, t + nu, upper)
     slope = d.sum(-1, keepdim=True)
     return tau, t, d, d_upper, torch.where(slope == 0, torch.inf, slope)
 

@@ -24,6 +24,9 @@ import math
 import torch
 from torch import Tensor
 
+from ..forward_mode import forward_rule
+from ..opaque import batch_first
+
 Pair = tuple[Tensor, Tensor]
 
 
@@ -162,8 +165,6 @@ def semidefinite_sums(p: Tensor, s: Tensor) -> Pair:
 class _ProjectSemidefinite(torch.autograd.Function):
     """M ↦ p = Π(M), with p (p − M) + (p − M) p = 0 differentiated: |M| dp + dp |M| = p dM + dM p, |M| = 2p − M."""
 
-    generate_vmap_rule = True
-
     @staticmethod
     def forward(M):
         eigenvalues, V = torch.linalg.eigh(M)
@@ -181,8 +182,12 @@ class _ProjectSemidefinite(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx, dM):
-        M, p = ctx.saved_tensors
-        return _derivative(M, p, dM)
+        with forward_rule(ctx) as (M, p):
+            return _derivative(M, p, dM)
+
+    @staticmethod
+    def vmap(info, in_dims, *tensors):
+        return _ProjectSemidefinite.apply(*batch_first(info, in_dims, tensors)), 0
 
 
 def _derivative(M: Tensor, p: Tensor, H: Tensor) -> Tensor:
@@ -195,8 +200,6 @@ class _Lyapunov(torch.autograd.Function):
 
     Differentiating gives A dX + X... = the same equation for dX with the right side dB − dA X − X dA.
     """
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(A, B):
@@ -218,8 +221,12 @@ class _Lyapunov(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx, dA, dB):
-        A, X = ctx.saved_tensors
-        return _Lyapunov.apply(A, dB - dA @ X - X @ dA)
+        with forward_rule(ctx) as (A, X):
+            return _Lyapunov.apply(A, dB - dA @ X - X @ dA)
+
+    @staticmethod
+    def vmap(info, in_dims, *tensors):
+        return _Lyapunov.apply(*batch_first(info, in_dims, tensors)), 0
 
 
 # What the three have in common.

@@ -166,6 +166,15 @@ class TestDerivatives:
         assert torch.autograd.gradgradcheck(lambda v: project_dual(v, cones), v, fast_mode=True)
 
     @pytest.mark.parametrize("cones", [*SINGLE.values(), PRODUCT], ids=[*SINGLE, "product"])
+    def test_forward_mode_inside_forward_mode(self, cones):
+        def f(v):
+            return project(v, cones)
+
+        v = normal(2, cones.rows)
+        second = torch.func.vmap(torch.func.jacfwd(torch.func.jacfwd(f)))(v)
+        torch.testing.assert_close(second, torch.func.vmap(torch.func.jacrev(torch.func.jacrev(f)))(v))
+
+    @pytest.mark.parametrize("cones", [*SINGLE.values(), PRODUCT], ids=[*SINGLE, "product"])
     def test_dense_operator_and_autograd_are_one(self, cones):
         v, h = normal(6, cones.rows), normal(6, cones.rows, seed=1)
         J = projection_jacobian(v, cones)
