@@ -211,11 +211,9 @@ def _solve_flat(
     """Equilibrate, solve, and measure the error in the units of the caller."""
     if guess is not None:
         polished = polish(qp, guess)
-        error, unpolished = kkt_error(qp, polished), kkt_error(qp, guess)
-        better = error <= unpolished
-        guess, error = polished.where(better, guess), torch.where(better, error, unpolished)
+        error = kkt_error(qp, polished)
         if (error <= tolerance).all():
-            return guess, error, torch.ones(size, dtype=torch.int64, device=error.device)
+            return polished, error, torch.ones(size, dtype=torch.int64, device=error.device)
     scaling = equilibrate(qp)
     scaled = qp if scaling is None else scaling.apply(qp)
     point, error, iterations = _solve_scaled(scaled, size, tolerance, max_iterations)

@@ -431,6 +431,15 @@ def test_a_solution_as_guess_costs_one_iteration_and_a_wrong_guess_nothing_but_t
     torch.testing.assert_close(moved.y, solve_qp(Q, -p, A, b, G, h).y)
 
 
+def test_a_singular_element_costs_the_dual_method_no_iterations():
+    Q, p, A, b, G, h = random_qp((2,), 6, 8, 0, seed=17)
+    Q[1] = 0
+    qp = flatten((Q, p, A, b, G, h), torch.Size([2]), torch.zeros(2, 1, dtype=DOUBLE))
+    point, iterations = solve_dual(qp, 60)
+    assert iterations[0] > 0 == iterations[1]
+    assert torch.isfinite(point.y[0]).all() and not torch.isfinite(point.y[1]).any()
+
+
 class TestFailures:
     """Between [-1, 1], an empty interval, and [1, 2]."""
 
