@@ -188,6 +188,9 @@ def linear_svm(
     classes are of equal size, b is not: then some optimal b is returned, and a gradient through it raises in the
     backward pass, while one through w alone is right. ``smoothing`` gives both a derivative.
 
+    Columns in very different units had better be standardised: a kernel whose small eigenvalues drown in the rounding
+    of the large ones may keep the solver from its tolerance, or a derivative from being determined, and then it raises.
+
     Args:
         features: points xᵢ in rows, ``(*batch, n, d)``.
         labels: −1 or +1, of the dtype of the features, ``(*batch, n)``; both must occur.

@@ -15,8 +15,8 @@ regression, with vᵢₖ = λᵢₖ / sᵢₖ in the place of the probabilities:
 
     (diag(r) + Σᵢ Sᵢ ⊗ φᵢφᵢᵀ) dW = …,      Sᵢ = diag(vᵢ) − vᵢ vᵢᵀ / Σ_k vᵢₖ                              (3)
 
-Its size is d (n_classes − 1), as the sum of the w_k is known. It is well conditioned whatever the kernel is, and large
-v cost Sᵢ no digits, as it is a matrix of differences: zᵀSᵢz = ½ Σ_kl vᵢₖ vᵢₗ (zₖ − zₗ)² / Σ vᵢ.
+Its size is d (n_classes − 1), as the sum of the w_k is known. A singular kernel does it no harm, and large v cost Sᵢ
+no digits, as it is a matrix of differences: zᵀSᵢz = ½ Σ_kl vᵢₖ vᵢₗ (zₖ − zₗ)² / Σ vᵢ.
 
 Source: Crammer & Singer 2001 for (1). The path is that of :mod:`.qp_path`.
 """
