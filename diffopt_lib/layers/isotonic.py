@@ -1,4 +1,4 @@
-"""Isotonic regression, batched, by merging halves: O(n log² n) work in log₂ n parallel rounds.
+"""Isotonic regression, batched.
 
     v* = argmin_{v_1 ≥ … ≥ v_n}  Σ_i  f_i(v_i)                                                      (1)
 
@@ -7,12 +7,16 @@ consecutive blocks, and its value on a block B is a mean,
 
     quadratic:   mean_B(s − w)            entropic:   log Σ_B exp(s) − log Σ_B exp(w)                (2)
 
-The classical algorithm, pool adjacent violators, walks along the sequence: O(n), but one step after the other. Here
-neighbouring stretches that are solved already are merged, all at once. Pooling starts at their border and goes on as
-long as neighbours violate the order, so a suffix of the left stretch and a prefix of the right one become one block, of
-value μ say: the elements of the left with v < μ and those of the right with v > μ. Whether v_p < μ can be told for
-every element p of the left by itself: it is so if and only if pooling the elements of the left up to p with those of
-the right that exceed v_p gives more than v_p. The sums that this takes are cumulative ones, from the border outwards.
+The classical algorithm, pool adjacent violators, walks along the sequence: O(n), but one step after the other. scipy
+has it compiled, for the quadratic kind on the CPU. It takes one sequence, so the rows of a batch are put one below the
+other, where they have nothing to pool with each other.
+
+For the entropic kind, and on other devices, halves are merged, O(n log² n) work in log₂ n parallel rounds: neighbouring
+stretches that are solved already become one, all at once. Pooling starts at their border and goes on as long as
+neighbours violate the order, so a suffix of the left stretch and a prefix of the right one become one block, of value
+μ say: the elements of the left with v < μ and those of the right with v > μ. Whether v_p < μ can be told for every
+element p of the left by itself: it is so if and only if pooling the elements of the left up to p with those of the
+right that exceed v_p gives more than v_p. The sums that this takes are cumulative ones, from the border outwards.
 
 Source: Best & Chakravarti 1990 for pooling; Blondel, Teboul, Berthet & Djolonga, Fast differentiable sorting and
 ranking, 2020, for (2). Chapter: book/2_differentiable/07_permutations.
@@ -23,7 +27,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from scipy.optimize import isotonic_regression
 from torch import Tensor
 
 
@@ -63,8 +69,27 @@ MEANS = {
 
 
 def isotonic_blocks(s: Tensor, w: Tensor, regularization: str) -> Tensor:
-    """The number of the block that every element belongs to, ``(N, n)`` int64, for s and w ``(N, n)``."""
-    mean = MEANS[regularization]
+    """Where the block of every element begins, ``(N, n)`` int64, for s and w ``(N, n)`` that descend."""
+    if regularization == "quadratic" and s.device.type == "cpu":
+        return blocks_one_after_the_other(s, w)
+    return blocks_by_merging(s, w, MEANS[regularization])
+
+
+def blocks_one_after_the_other(s: Tensor, w: Tensor) -> Tensor:
+    """The blocks of the quadratic regression, by scipy.
+
+    Every row is scaled to a range of at most 1 and put where the one above has ended already, which takes log₂ N bits.
+    """
+    N, n = s.shape
+    highest, lowest = s[:, :1] - w[:, -1:], s[:, -1:] - w[:, :1]
+    scaled = (s - w - highest) / (highest - lowest).clamp_min(torch.finfo(s.dtype).tiny)
+    row = torch.arange(N).unsqueeze(-1)
+    starts = isotonic_regression((scaled - 2 * row).reshape(-1).numpy(), increasing=False).blocks
+    return torch.from_numpy(np.repeat(starts[:-1], np.diff(starts))).reshape(N, n) - n * row
+
+
+def blocks_by_merging(s: Tensor, w: Tensor, mean: Mean) -> Tensor:
+    """The blocks of either regression, by merging halves; s and w need not descend."""
     N, n = s.shape
     size = 1 << (n - 1).bit_length()
     v = torch.nn.functional.pad(mean.value(s, w), (0, size - n), value=-torch.inf)  # which never joins a block
@@ -79,7 +104,8 @@ def isotonic_blocks(s: Tensor, w: Tensor, regularization: str) -> Tensor:
             v[violated], pooled = _merge(v[violated], w[violated], mean)
             joined[violated] |= pooled
         half *= 2
-    return (~joined.reshape(N, size)[:, :n]).cumsum(-1) - 1
+    position = torch.arange(n, device=s.device)
+    return torch.where(joined.reshape(N, size)[:, :n], 0, position).cummax(-1).values
 
 
 def _merge(v: Tensor, w: Tensor, mean: Mean) -> tuple[Tensor, Tensor]:

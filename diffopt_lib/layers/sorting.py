@@ -16,7 +16,7 @@ order, where v is an isotonic regression (:mod:`.isotonic`). It is constant on b
 
 (with the logarithms of ρ, or x itself, for w in the latter). The blocks do not change when x moves a little, unless two
 of them are about to join, so the derivatives of (3) of any order are those of (1) and (2). Where two blocks have equal
-values, y has a kink, and (3) gives the derivative of the side where they are apart.
+values, y has a kink, and (3) gives the derivative of one of its sides.
 
 Source: Blondel, Teboul, Berthet & Djolonga, Fast differentiable sorting and ranking, 2020, Definition 1 and
 Propositions 3–4. Chapter: book/2_differentiable/07_permutations.
@@ -29,7 +29,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..opaque import opaque
+from ..opaque import Algorithm, opaque
 from ..validate import check_option, check_same_kind
 from .arguments import check_vectors, temperature
 from .isotonic import MEANS, isotonic_blocks
@@ -78,13 +78,13 @@ def soft_rank(
     """
     x, tau, dtype = _check(x, tau, regularization)
     z = (-x if descending else x) / tau
-    s, order = z.sort(dim=-1, descending=True, stable=True)
+    s, order = z.sort(dim=-1, descending=True)
     w = _descending_ranks(x)
     if regularization == "quadratic":
         y = _in_order(s, w, regularization)
     else:
         y = _in_order(s, w.log(), regularization).exp()
-    return torch.gather(y, -1, order.argsort(-1)).to(dtype)
+    return torch.empty_like(y).scatter(-1, order, y).to(dtype)
 
 
 def spearman_loss(
@@ -121,17 +121,22 @@ def _in_order(s: Tensor, w: Tensor, regularization: Regularization) -> Tensor:
     """Eq. (3) for s and w ``(*batch, n)`` that both descend: y, or log y for the entropic one."""
     s, w = torch.broadcast_tensors(s, w)
 
-    def algorithm(_f, s, w):
-        n = s.shape[-1]
-        w = w.expand_as(s).reshape(-1, n)
-        block = isotonic_blocks(_narrowed(s.reshape(-1, n), w), w, regularization)
-        return (block.reshape(s.shape),)
+    first, highest = opaque(_blocks(regularization), torch.sub, s, w)
+    below_highest = s - highest  # so that equal entries of s, however large, share exactly
+    if regularization == "quadratic":
+        return below_highest - _block_mean(below_highest - w, first)
+    return below_highest - _block_logsumexp(below_highest, first) + _block_logsumexp(w, first)
 
-    (block,) = opaque(algorithm, torch.sub, s, w)
-    (largest,) = opaque(_block_largest, torch.add, s, block)
-    above_mean = s - largest  # so that equal entries of s, however large, share exactly
-    pool = _block_mean if regularization == "quadratic" else _block_logsumexp
-    return above_mean - pool(above_mean, block) + pool(w, block)
+
+def _blocks(regularization: Regularization) -> Algorithm:
+    """For s and w: where the block of every element begins, and the value of s there, which is the highest of it."""
+
+    def algorithm(_f, s, w):
+        w = w.expand_as(s).reshape(-1, s.shape[-1])
+        first = isotonic_blocks(_narrowed(s.reshape(w.shape), w), w, regularization).reshape(s.shape)
+        return first, s.gather(-1, first)
+
+    return algorithm
 
 
 def _narrowed(s: Tensor, w: Tensor) -> Tensor:
@@ -140,23 +145,22 @@ def _narrowed(s: Tensor, w: Tensor) -> Tensor:
     return torch.nn.functional.pad(-gaps.cumsum(-1), (1, 0))
 
 
-def _block_mean(x: Tensor, block: Tensor) -> Tensor:
-    """The mean of x over its block, at every element."""
-    size = torch.zeros_like(x).scatter_add(-1, block, torch.ones_like(x))
-    total = torch.zeros_like(x).scatter_add(-1, block, x)
-    return (total / size.clamp_min(1)).gather(-1, block)
+def _block_mean(x: Tensor, first: Tensor) -> Tensor:
+    """The mean of x over its block, at every element; ``first`` is where the block begins."""
+    size = torch.zeros_like(x).scatter_add(-1, first, torch.ones_like(x))
+    total = torch.zeros_like(x).scatter_add(-1, first, x)
+    return (total / size.clamp_min(1)).gather(-1, first)
 
 
-def _block_logsumexp(x: Tensor, block: Tensor) -> Tensor:
+def _block_logsumexp(x: Tensor, first: Tensor) -> Tensor:
     """log Σ exp(x) over its block, at every element; x descends, so the first entry of a block is its largest."""
-    (largest,) = opaque(_block_largest, torch.add, x, block)
-    total = torch.zeros_like(x).scatter_add(-1, block, (x - largest).exp()).gather(-1, block)
+    (largest,) = opaque(_gather, torch.add, x, first)
+    total = torch.zeros_like(x).scatter_add(-1, first, (x - largest).exp()).gather(-1, first)
     return largest + total.log()
 
 
-def _block_largest(_f: object, x: Tensor, block: Tensor) -> tuple[Tensor]:
-    block = block.expand_as(x)
-    return (torch.full_like(x, -torch.inf).scatter_reduce(-1, block, x, "amax").gather(-1, block),)
+def _gather(_f: object, x: Tensor, index: Tensor) -> tuple[Tensor]:
+    return (x.expand(index.shape).gather(-1, index.expand_as(x)),)
 
 
 def _hard_rank(_f: object, x: Tensor) -> tuple[Tensor]:
@@ -166,7 +170,7 @@ def _hard_rank(_f: object, x: Tensor) -> tuple[Tensor]:
     new[..., 1:] = values[..., 1:] != values[..., :-1]
     position = torch.arange(1, x.shape[-1] + 1, dtype=torch.float64, device=x.device).expand(x.shape)
     ranks = _block_mean(position, new.cumsum(-1) - 1)
-    return (ranks.gather(-1, order.argsort(-1)).to(x.dtype),)
+    return (torch.empty_like(x).scatter(-1, order, ranks.to(x.dtype)),)
 
 
 def _descending_ranks(x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from scipy.optimize import isotonic_regression
 from scipy.stats import rankdata, spearmanr
 
 from diffopt_lib.layers import Cones, soft_rank, soft_sort, solve_cone, solve_qp, spearman_loss
-from diffopt_lib.layers.isotonic import isotonic_blocks
+from diffopt_lib.layers.isotonic import MEANS, blocks_by_merging, blocks_one_after_the_other, isotonic_blocks
 from diffopt_lib.memory import peak_memory
 
 DOUBLE = torch.float64
@@ -113,8 +113,15 @@ SEQUENCES = {
 }
 
 
-def block_values(y, block):
-    return torch.stack([torch.stack([row[b == i].mean() for i in b]) for row, b in zip(y, block, strict=True)])
+def block_values(y, first):
+    """The mean of every block, at its elements."""
+    return torch.stack([torch.stack([row[b == i].mean() for i in b]) for row, b in zip(y, first, strict=True)])
+
+
+def descending_parts(y):
+    """s and w that both descend, with s − w = y."""
+    steps = torch.nn.functional.pad(y.diff(dim=-1), (1, 0))
+    return y[:, :1] + steps.clamp_max(0).cumsum(-1), -steps.clamp_min(0).cumsum(-1)
 
 
 def entropic_pooling(s, w):
@@ -133,9 +140,26 @@ class TestIsotonicRegression:
     @pytest.mark.parametrize("name", SEQUENCES)
     def test_quadratic_blocks_are_those_that_scipy_finds(self, name, n, generator):
         y = SEQUENCES[name](n, generator)
-        v = block_values(y, isotonic_blocks(y, torch.zeros_like(y), "quadratic"))
         expected = np.stack([isotonic_regression(row, increasing=False).x for row in y.numpy()])
-        np.testing.assert_allclose(v.numpy(), expected, atol=1e-9)
+        for first in (
+            blocks_by_merging(y, torch.zeros_like(y), MEANS["quadratic"]),
+            blocks_one_after_the_other(*descending_parts(y)),
+        ):
+            np.testing.assert_allclose(block_values(y, first).numpy(), expected, atol=1e-9)
+
+    @BOTH
+    def test_blocks_are_named_by_where_they_begin(self, regularization):
+        s = torch.tensor([[5.0, 2, 4, 1, 0.5, 0.7], [1, 2, 3, 4, 5, 6]], dtype=DOUBLE)
+        first = isotonic_blocks(*descending_parts(s), regularization)
+        assert first.tolist() == [[0, 1, 1, 3, 4, 4], [0, 0, 0, 0, 0, 0]]
+
+    @pytest.mark.parametrize("scales", [[1.0, 1.0, 1.0], [1e-9, 1e9, 1.0], [1e9, 1e-9, 0.0], [1e-300, 1e300, 1e-310]])
+    def test_rows_of_any_scale_do_not_disturb_each_other(self, scales, generator):
+        y = torch.tensor(scales, dtype=DOUBLE).unsqueeze(-1) * randn(3, 40, generator=generator)
+        together = blocks_one_after_the_other(*descending_parts(y))
+        expected = [isotonic_regression(row, increasing=False).blocks for row in y.numpy()]
+        for first, starts in zip(together, expected, strict=True):
+            assert first.unique().tolist() == starts[:-1].tolist()
 
     @pytest.mark.parametrize("n", [1, 2, 3, 8, 33, 100])
     @pytest.mark.parametrize("name", SEQUENCES)
