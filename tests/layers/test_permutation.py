@@ -137,6 +137,15 @@ class TestMarginals:
         assert (solution.iterations < 100).all()
         assert (solution.P.sum(-1) - 1).abs().max() < 1e-8 and (solution.P.sum(-2) - 1).abs().max() < 1e-8
 
+    @pytest.mark.parametrize("spread", [1.0, 10.0, 29.0, 31.0])
+    def test_hot_problems_take_few_newton_steps(self, spread, generator):
+        """None where plain iterations suffice, and not many more where they do not: they are a start at least."""
+        S = torch.rand(8, 41, 40, dtype=DOUBLE, generator=generator)
+        S = (S - S.amin((1, 2), keepdim=True)) / (S.amax((1, 2), keepdim=True) - S.amin((1, 2), keepdim=True))
+        solution = solve_assignment(spread * S)
+        assert solution.iterations.max() == 0 if spread <= 10 else (solution.iterations < 20).all()
+        torch.testing.assert_close(solution.P, plain_sinkhorn(spread * S, 1.0, 300) * 41 / 40, rtol=0, atol=1e-9)
+
     @pytest.mark.parametrize("scale, tau", [(1.0, 1e-3), (1e4, 1e-2)])
     def test_one_row_more_than_columns(self, scale, tau, generator):
         """Every row then has a part of every optimal chain of pairs, and the weights range from 1 to 1/m."""
@@ -376,6 +385,12 @@ class TestWarmStart:
         far = randn(8, 10, 10, generator=generator)
         P = sinkhorn_operator(far, 0.01, init=solution)
         torch.testing.assert_close(P, sinkhorn_operator(far, 0.01), rtol=0, atol=1e-8)
+
+    def test_from_potentials_a_thousand_times_as_large_as_the_temperature(self, generator):
+        far = solve_assignment(1e4 * randn(8, 10, 10, generator=generator), 10.0)
+        S = randn(8, 10, 10, generator=generator)
+        assert far.column_potential.abs().max() > 1e3
+        torch.testing.assert_close(sinkhorn_operator(S, init=far), sinkhorn_operator(S), rtol=0, atol=1e-9)
 
     def test_of_another_shape_is_refused(self):
         solution = solve_assignment(torch.zeros(3, 3))
