@@ -43,6 +43,9 @@ from .qp_scaling import equilibrate
 from .qp_smoothing import with_central_path_derivative
 from .qp_system import EVENT_DIMS, KKTSystem, batched_product, flatten, linear_equations
 
+# Where both should be 0 a solver leaves λ and s small, with a ratio between this and its inverse.
+WEAKLY_ACTIVE = 1e-4
+
 
 @dataclass(frozen=True)
 class QPSolution:
@@ -208,12 +211,36 @@ def _solve(
 def _solve_flat(
     qp: QP, size: int, guess: Point | None, tolerance: float, max_iterations: int
 ) -> tuple[Point, Tensor, Tensor]:
+    """Whoever's guess has the right active set is done; all others are solved."""
+    if guess is None:
+        return _solve_afresh(qp, size, tolerance, max_iterations)
+    point = polish(qp, guess)
+    point, error = _hold_weakly_active(qp, guess, point, kkt_error(qp, point), tolerance)
+    iterations = torch.ones(size, dtype=torch.int64, device=qp.p.device)
+    left = ~(error <= tolerance)
+    if left.any():
+        part, error_part, more = _solve_afresh(qp.select(left), int(left.sum()), tolerance, max_iterations)
+        point, error = point.scatter(left, part), error.masked_scatter(left, error_part)
+        iterations = iterations.masked_scatter(left, more)
+    return point, error, iterations
+
+
+def _hold_weakly_active(qp: QP, near: Point, point: Point, error: Tensor, tolerance: float) -> tuple[Point, Tensor]:
+    """Points that are not accurate yet may owe it to inequalities with λᵢ = sᵢ = 0: if no other holds what they do,
+    it must not be left free. They are polished once more from ``near``, with these in the active set."""
+    left = ~(error <= tolerance)
+    if not left.any():
+        return point, error
+    part = qp.select(left)
+    polished = polish(part, near.select(left), WEAKLY_ACTIVE)
+    of_polished = kkt_error(part, polished)
+    better = of_polished < error[left]
+    polished = polished.where(better, point.select(left))
+    return point.scatter(left, polished), error.masked_scatter(left, torch.where(better, of_polished, error[left]))
+
+
+def _solve_afresh(qp: QP, size: int, tolerance: float, max_iterations: int) -> tuple[Point, Tensor, Tensor]:
     """Equilibrate, solve, and measure the error in the units of the caller."""
-    if guess is not None:
-        polished = polish(qp, guess)
-        error = kkt_error(qp, polished)
-        if (error <= tolerance).all():
-            return polished, error, torch.ones(size, dtype=torch.int64, device=error.device)
     scaling = equilibrate(qp)
     scaled = qp if scaling is None else scaling.apply(qp)
     point, error, iterations = _solve_scaled(scaled, size, tolerance, max_iterations)

@@ -169,9 +169,9 @@ def newton(qp: QP, point: Point, r: Residual) -> Callable[[Tensor], tuple[Tensor
     return direction
 
 
-def polish(qp: QP, near: Point) -> Point:
-    """The solution of (1) for the active set {λᵢ > sᵢ} of a point near it: equalities on the set, λ = 0 off it."""
-    active = near.lam > near.s
+def polish(qp: QP, near: Point, ratio: float = 1.0) -> Point:
+    """The solution of (1) for the active set {λᵢ > ratio · sᵢ} of a point near it: equalities on it, λ = 0 off it."""
+    active = near.lam > ratio * near.s
     start = replace(near, lam=active * near.lam, s=torch.zeros_like(near.s))
     r = residual(qp, start)
     rhs = Step(-r.dual, -r.equality, -r.inequality * active)

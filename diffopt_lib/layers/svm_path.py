@@ -1,6 +1,6 @@
-"""Support vector machines with more examples than dimensions: the solution from which :mod:`.svm` starts its program.
+"""Support vector machines with more examples than dimensions: where :mod:`.svm_program` starts from.
 
-There the dual programs have a singular matrix and more unknowns than the machine itself, in
+A general solver of quadratic programs would carry a variable ξᵢ for every example. This one has only the machine, in
 
     min_W  ½ Σₖⱼ rⱼ Wₖⱼ² + Σᵢ cᵢ ξᵢ,      ξᵢ = max_k tᵢₖ,      tᵢₖ = reward [k ≠ yᵢ] − (w_{yᵢ} − w_k)ᵀ φᵢ       (1)
 
@@ -34,6 +34,7 @@ from ..opaque import opaque
 from .labelled import one_hot
 from .qp_path import mehrotra_direction
 
+ENOUGH = 1e-12  # of the largest sᵢₖ λᵢₖ, relative to the largest multiplier of another class if that is more than 1
 LARGEST = 1e16  # of v, beyond which there is nothing to learn
 SHORTEST = 1e-2  # step, below which rounding rules
 WORSE = 100  # than the best so far by this factor: it will not get better
@@ -54,6 +55,12 @@ class Machine(NamedTuple):
         return self.lam.gather(-1, index), self.s.gather(-1, index)
 
 
+def others(labels: Tensor, n_classes: int) -> Tensor:
+    """The classes that are not the example's own, in turn, ``(*batch, n, n_classes − 1)``."""
+    k = torch.arange(n_classes - 1, device=labels.device)
+    return k + (k >= labels.unsqueeze(-1)).long()
+
+
 def approximate(
     phi: Tensor,
     labels: Tensor,
@@ -62,7 +69,6 @@ def approximate(
     reward: Tensor,
     *,
     bias: bool = False,
-    tolerance: float,
     max_iterations: int,
 ) -> Machine:
     """A solution of (1), as good as rounding let it become: the caller has to check it. Carries no derivative.
@@ -73,7 +79,6 @@ def approximate(
         price: cᵢ ≥ 0, ``(*batch, n)``.
         reward: ``(*batch,)``. The batch dimensions broadcast; all tensors have equally many.
         bias: adds a feature that is 1 and has r = 0.
-        tolerance: of the largest sᵢₖ λᵢₖ, relative to the largest multiplier of another class if that is more than 1.
     """
     tensors = (phi, one_hot(labels, n_classes, phi), price.unsqueeze(-1), reward[..., None, None])
     batch = torch.broadcast_shapes(*(t.shape[:-2] for t in tensors))
@@ -85,15 +90,13 @@ def approximate(
         if bias:
             phi = torch.cat([phi, torch.ones_like(phi[..., :1])], dim=-1)
             decay = torch.cat([decay, decay.new_zeros(1)])
-        machine = follow_path(phi, y, price, reward, decay, tolerance, max_iterations)
+        machine = follow_path(phi, y, price, reward, decay, max_iterations)
         return tuple(t.reshape((*batch, *t.shape[1:])) for t in machine)
 
     return Machine(*opaque(algorithm, missed, phi.expand(*batch, *phi.shape[-2:]), *tensors[1:]))
 
 
-def follow_path(
-    phi: Tensor, y: Tensor, price: Tensor, reward: Tensor, decay: Tensor, tolerance: float, max_iterations: int
-) -> Machine:
+def follow_path(phi: Tensor, y: Tensor, price: Tensor, reward: Tensor, decay: Tensor, max_iterations: int) -> Machine:
     """:func:`approximate` for ``(N, ·, ·)`` tensors."""
     price = price.clamp_min(1e-12)  # a price of 0 leaves no path
     lam = (price / y.shape[-1]).expand(y.shape)
@@ -110,7 +113,7 @@ def follow_path(
         gap = (s * lam).amax((1, 2), keepdim=True)
         best = _where(gap < least, point, best)
         least = torch.minimum(gap, least)
-        enough = tolerance * ((1 - y) * lam).amax((1, 2), keepdim=True).clamp_min(1)
+        enough = ENOUGH * ((1 - y) * lam).amax((1, 2), keepdim=True).clamp_min(1)
         stop = stuck | (gap <= enough) | ~(gap <= WORSE * least)
         if stop.all():
             break
