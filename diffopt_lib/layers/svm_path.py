@@ -35,19 +35,22 @@ from .labelled import one_hot
 from .qp_path import mehrotra_direction
 
 ENOUGH = 1e-12  # of the largest sᵢₖ λᵢₖ, relative to the largest multiplier of another class if that is more than 1
+HIGH = 1e4  # price
 LARGEST = 1e16  # of v, beyond which there is nothing to learn
 SHORTEST = 1e-2  # step, below which rounding rules
 WORSE = 100  # than the best so far by this factor: it will not get better
 
 
 class Machine(NamedTuple):
-    """W ``(*batch, n_classes, d)``, ξ ``(*batch, n, 1)``, λ and s ``(*batch, n, n_classes)``, and the iterations."""
+    """W ``(*batch, n_classes, d)``, ξ ``(*batch, n, 1)``, λ and s ``(*batch, n, n_classes)``, the iterations, and a
+    price ``(*batch, 1)`` that no example pays, so that it can stand for all higher ones; infinite if there is none."""
 
     weights: Tensor
     xi: Tensor
     lam: Tensor
     s: Tensor
     iterations: Tensor
+    unpaid: Tensor
 
     def of(self, classes: Tensor) -> tuple[Tensor, Tensor]:
         """λ and s of some classes of each example, ``(*batch, n, k)``."""
@@ -90,7 +93,7 @@ def approximate(
         if bias:
             phi = torch.cat([phi, torch.ones_like(phi[..., :1])], dim=-1)
             decay = torch.cat([decay, decay.new_zeros(1)])
-        machine = follow_path(phi, y, price, reward, decay, max_iterations)
+        machine = with_prices_that_are_paid(phi, y, price, reward, decay, max_iterations)
         return tuple(t.reshape((*batch, *t.shape[1:])) for t in machine)
 
     return Machine(*opaque(algorithm, missed, phi.expand(*batch, *phi.shape[-2:]), *tensors[1:]))
@@ -125,7 +128,27 @@ def follow_path(phi: Tensor, y: Tensor, price: Tensor, reward: Tensor, decay: Te
     W, lam, _ = best
     t = missed(W, phi, y, reward)
     xi = t.amax(-1, keepdim=True)
-    return Machine(W, xi, lam, xi - t, iterations.flatten())
+    return Machine(W, xi, lam, xi - t, iterations.flatten(), torch.full_like(price[:, 0], torch.inf))
+
+
+def with_prices_that_are_paid(
+    phi: Tensor, y: Tensor, price: Tensor, reward: Tensor, decay: Tensor, max_iterations: int
+) -> Machine:
+    """:func:`follow_path`, with prices of at most :data:`HIGH` where nobody pays that much, which is if the classes can
+    be separated by a margin that is not tiny. A multiplier of 10⁸ for the own class costs the others 8 digits."""
+    lower = follow_path(phi, y, price.clamp_max(HIGH), reward, decay, max_iterations)
+    high = price.amax(1) > HIGH
+    if not high.any():
+        return lower
+    paid = ((1 - y) * lower.lam).sum(-1).amax(-1, keepdim=True)
+    unpaid = torch.where(high & (paid < 0.1 * HIGH), HIGH, torch.inf)
+    if (high & torch.isinf(unpaid)).any():
+        whole = follow_path(phi, y, price, reward, decay, max_iterations)
+        take = torch.isinf(unpaid)
+        lower = Machine(
+            *(torch.where(take.reshape(-1, *[1] * (t.ndim - 1)), a, t) for a, t in zip(whole, lower, strict=True))
+        )
+    return lower._replace(unpaid=unpaid)
 
 
 def newton(

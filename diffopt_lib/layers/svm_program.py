@@ -6,7 +6,8 @@ All are in units in which the features have length 1 at most, and both machines 
 
 The rows of A are what the examples wish for, equally many for each ξᵢ in turn; rⱼ is 1, or 0 for a bias. The dual, in
 the multipliers λ of the wishes, has a matrix of the inner products of the rows of A. It is singular where n > d, and
-then its solution, let alone its derivative, drowns in rounding as the cᵢ grow. (1) is well behaved for all of them.
+then its solution, let alone its derivative, drowns in rounding as the cᵢ grow. (1) is well behaved as long as the cᵢ
+are not much larger than the λ. A cᵢ beyond all of these changes nothing, so a smaller one can stand for it.
 
 Every function returns the weights, the bias if there is one, and λ, with their derivatives, and the program's solution.
 """
@@ -43,6 +44,7 @@ def head_by_primal(
     if init is None:
         machine = approximate(x, labels, n_classes, prices, reward, max_iterations=options["max_iterations"])
         V = (basis.mT @ machine.weights).flatten(-2)
+        prices = torch.minimum(prices, machine.unpaid)
         init, before = start(V, machine, labels, 1 / largest(prices)), machine.iterations
     E = wishes(labels, n_classes, x) @ basis
     rows = (E.unsqueeze(-1) * repeat(x, n_classes - 1, -2).unsqueeze(-2)).flatten(-2)
@@ -80,6 +82,7 @@ def linear_by_primal(
         most = options["max_iterations"]
         machine = approximate(x, classes, 2, prices / 2, reward, bias=True, max_iterations=most)
         difference = machine.weights[..., 1, :] - machine.weights[..., 0, :]
+        prices = torch.minimum(prices, 2 * machine.unpaid)
         init, before = start(difference, machine, classes, 2 / largest(prices)), machine.iterations
     rows = y.unsqueeze(-1) * torch.cat([x, torch.ones_like(x[..., :1])], dim=-1)
     decay = torch.cat([x.new_ones(d), x.new_zeros(1)])

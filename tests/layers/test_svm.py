@@ -375,6 +375,19 @@ class TestMoreExamplesThanDimensions:
             ]
             assert values[0] < values[1] * (1 + 1e-9)
 
+    @pytest.mark.parametrize("shift", [0.5, 3.0], ids=["overlapping", "separable"])
+    def test_beyond_some_price_the_weights_do_not_change(self, shift):
+        """They minimise the sum of what is missed, or have the hard margin."""
+        generator = torch.Generator().manual_seed(1)
+        labels = torch.tensor([1.0, -1.0], dtype=DOUBLE).repeat(10)
+        features = torch.randn(20, 2, dtype=DOUBLE, generator=generator) + shift * labels[:, None]
+        for C in (1e4, 1e6, 1e8, 1e10):
+            for fit in (
+                lambda C: linear_svm(features, labels, C).weights,
+                lambda C: svm_head(features, (labels > 0).long(), 2, C).weights,
+            ):
+                torch.testing.assert_close(fit(C), fit(1e3), rtol=1e-12, atol=1e-12)
+
     @pytest.mark.parametrize("C", [1.0, 21.9, 300.0])
     def test_opposite_labels_at_one_place(self, C):
         """w = 0, and b = −1 is held by wishes with λ = s = 0 alone."""
