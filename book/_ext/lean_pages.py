@@ -1,4 +1,5 @@
-"""Drop from the built book what none of its pages uses: most of the theme's stylesheets, nearly all of its icons.
+"""Drop from the built book what its pages don't use: most of the theme's stylesheets, nearly all of its icons, and the
+search index on every page but the one that searches.
 
 The theme brings the whole of Bootstrap and two thousand icons to every page, half a megabyte in all. A rule stays if
 every class in one of its selectors is a word that occurs in some page or script of the book; an icon stays if its rule
@@ -18,6 +19,7 @@ WORD = re.compile(r"[\w-]+")
 CLASS = re.compile(r"\.(-?[A-Za-z_][\w-]*)")
 NEGATION = re.compile(r":not\([^)]*\)")
 ICON = re.compile("[\ue000-\uf8ff]")  # the private use area, where icon fonts keep their glyphs
+SEARCH = re.compile(r'<script src="[^"]*(?:searchtools|language_data|searchindex)\.js[^"]*"></script>\s*')
 CONDITIONAL = {"media", "supports", "layer", "container"}
 
 
@@ -75,6 +77,9 @@ def make_lean(app: Sphinx, error: Exception | None) -> None:
         icons.update(ord(glyph) for glyph in ICON.findall(lean))
     for font in out.rglob("fa-*.woff2"):
         subset_icons(font, icons)
+    for page in out.rglob("*.html"):
+        if page.name != "search.html":  # where the form of the others leads
+            page.write_text(SEARCH.sub("", page.read_text(encoding="utf-8")), encoding="utf-8")
     for source_map in out.rglob("*.js.map"):
         source_map.unlink()
 
