@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..validate import check_finite, check_floating, check_positive, check_same_kind, values_visible
+from ..validate import align_batch, check_finite, check_floating, check_positive, check_same_kind, values_visible
 
 
 def check_features(features: Tensor) -> None:
@@ -76,8 +76,7 @@ def align(*arguments: tuple[str, Tensor, int]) -> tuple[torch.Size, list[Tensor]
     except RuntimeError:
         shown = ", ".join(f"{name} {tuple(t.shape)}" for name, t, _ in arguments)
         raise ValueError(f"the batch dimensions must broadcast against each other, got {shown}") from None
-    missing = [(1,) * (len(batch) - len(shape)) for shape in shapes]
-    return batch, [t.reshape((*ones, *t.shape)) for ones, (_, t, _) in zip(missing, arguments, strict=True)]
+    return batch, [align_batch(t, dims, len(batch)) for _, t, dims in arguments]
 
 
 def one_hot(labels: Tensor, n_classes: int, like: Tensor) -> Tensor:

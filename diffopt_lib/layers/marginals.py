@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..validate import check_finite, check_floating, check_positive, values_visible
+from ..validate import align_batch, check_finite, check_floating, check_positive, values_visible
 from .arguments import per_problem, temperature
 from .balancing_newton import FORBIDDEN
 
@@ -53,13 +53,13 @@ def assignment_problem(
         S, a, b = _with_slack(S, a, b, per_problem("mass", mass, scores, "scores").double())
     tensors = (S, tau[..., None, None], a.unsqueeze(-1), b.unsqueeze(-2))
     try:
-        dims = len(torch.broadcast_shapes(*(t.shape[:-2] for t in tensors))) + 2
+        batch = torch.broadcast_shapes(*(t.shape[:-2] for t in tensors))
     except RuntimeError:
         shapes = ", ".join(str(tuple(t.shape[:-2])) for t in tensors)
         raise ValueError(
             f"the batch dimensions of scores, tau, rows and columns must broadcast against each other, got {shapes}"
         ) from None
-    S, tau, a, b = (t.reshape((1,) * (dims - t.ndim) + t.shape) for t in tensors)
+    S, tau, a, b = (align_batch(t, 2, len(batch)) for t in tensors)
     return S, tau, a, b
 
 
