@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffopt_lib.experiments.provenance import version
+from diffopt_lib.experiments.harness.provenance import version
 
 Pull = Callable[[Tensor], list[Tensor]]
 Forward = Callable[[], tuple[Tensor, Pull]]

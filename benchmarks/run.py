@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from diffopt_lib.experiments.provenance import provenance
+from diffopt_lib.experiments.harness.provenance import provenance
 
 from .measure import memory, take_turns, waiting_for
 from .method import Method, Problem

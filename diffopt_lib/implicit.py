@@ -28,10 +28,10 @@ import torch
 from torch import Tensor
 from torch.func import vjp
 
-from .closure import make_explicit, pull_back, vary
-from .forward_mode import forward_rule
+from .autograd.closure import make_explicit, pull_back, vary
+from .autograd.forward_mode import forward_rule
+from .autograd.opaque import add_batch_dim, opaque_function
 from .linear import LinearOperator, LinearSolve, dense_solve
-from .opaque import add_batch_dim, opaque
 from .validate import check_floating, check_same_kind
 
 Residual = Callable[..., Tensor]
@@ -65,10 +65,11 @@ def implicit(residual: Residual, z: Tensor, *theta: Tensor, solve: LinearSolve |
             f"residual must have the shape and dtype of z, {tuple(z.shape)} {z.dtype}, "
             f"got {tuple(value.shape)} {value.dtype}"
         )
-    return _attach(explicit, solve or dense_solve, z, *theta, *hidden)
+    return attach(explicit, solve or dense_solve, z, *theta, *hidden)
 
 
-def _attach(residual: Residual, solve: LinearSolve, z: Tensor, *theta: Tensor) -> Tensor:
+def attach(residual: Residual, solve: LinearSolve, z: Tensor, *theta: Tensor) -> Tensor:
+    """:func:`implicit` for residuals of ours, which close over nothing: no checks, and the solver is known."""
     return _Implicit.apply(residual, solve, z, *theta)
 
 
@@ -100,7 +101,7 @@ class _Implicit(torch.autograd.Function):
     @staticmethod
     def vmap(info, in_dims, residual, solve, z, *theta):
         residual, tensors = add_batch_dim(residual, info.batch_size, in_dims[2:], (z, *theta))
-        return _attach(residual, solve, *tensors), 0
+        return attach(residual, solve, *tensors), 0
 
 
 def _adjoint(residual: Residual, solve: LinearSolve, z: Tensor, g: Tensor, theta: Sequence[Tensor]) -> Tensor:
@@ -148,8 +149,8 @@ def _linear_root(product: Residual, solve: LinearSolve, rhs: Tensor, *parameters
 
         return (solve(LinearOperator(matvec, rmatvec, parameters=parameters), rhs),)
 
-    (x,) = opaque(root, equation, torch.zeros_like(rhs), rhs, *parameters)
-    return _attach(equation, _inner(solve), x, rhs, *parameters)
+    (x,) = opaque_function(root, equation, torch.zeros_like(rhs), rhs, *parameters)
+    return attach(equation, _inner(solve), x, rhs, *parameters)
 
 
 def _inner(solve: LinearSolve) -> LinearSolve:

@@ -32,7 +32,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from .layers.labelled import align, check_signs, point_weights, positive_scalar
+from .batch.shapes import align
+from .layers.labelled import check_signs, point_weights, positive_scalar
 from .linear import LinearOperator
 from .minimize import argmin
 from .solution import OnFailure, Solution, SolverError, failed_indices

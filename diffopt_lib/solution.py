@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,6 +10,9 @@ import torch
 from torch import Tensor
 
 OnFailure = Literal["raise", "nan", "return"]
+
+# What became of an element.
+RUNNING, SOLVED, INFEASIBLE, UNBOUNDED, STUCK, UNDEFINED = range(6)
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,20 @@ class SolverError(RuntimeError):
         shown = ", ".join(str(index) for index in indices[:5]) + (", …" if len(indices) > 5 else "")
         where = "" if indices == [()] else f" Batch elements: {shown} ({len(indices)} in all)."
         super().__init__(reason + where)
+
+
+def raise_failed(status: Tensor, reasons: Mapping[int, str | Callable[[Tensor], str]]) -> None:
+    """Raise :class:`SolverError` for the first kind of failure that occurs in ``status``, naming its elements.
+
+    Args:
+        status: one of the codes above for every element, ``(*batch,)``.
+        reasons: what to say of each kind, those that matter most first: a sentence, or a function that makes it of the
+            mask of those elements.
+    """
+    for kind, reason in reasons.items():
+        failed = status == kind
+        if failed.any():
+            raise SolverError(reason if isinstance(reason, str) else reason(failed), failed_indices(failed))
 
 
 def failed_indices(failed: Tensor) -> list[tuple[int, ...]]:

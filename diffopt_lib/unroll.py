@@ -24,8 +24,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .closure import Substitute, make_explicit, pull_back
-from .validate import check_problem, expand_batch
+from .autograd.closure import Substitute, make_explicit, pull_back
+from .batch.shapes import expand_guess
+from .validate import check_problem
 
 State = tuple[Tensor, ...]
 
@@ -125,7 +126,7 @@ def unroll(
     if steps < 0 or (truncate is not None and truncate < 0):
         raise ValueError(f"steps and truncate must not be negative, got {steps} and {truncate}")
     f, hidden, value = make_explicit(f, y0, *x)
-    y0 = expand_batch(y0, value)
+    y0 = expand_guess(y0, value)
     x = (*x, *hidden)
 
     kept = steps if truncate is None else min(truncate, steps)

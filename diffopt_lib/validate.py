@@ -7,6 +7,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from .autograd.opaque import opaque
+
 
 def values_visible(x: Tensor) -> bool:
     """Whether Python may look at the entries of x; inside ``torch.func.vmap`` and ``torch.compile`` it may not."""
@@ -62,18 +64,33 @@ def check_problem(y0: Tensor, x: tuple[Tensor, ...]) -> None:
         check_finite(name, t)
 
 
-def align_batch(t: Tensor, event_dims: int, batch_dims: int) -> Tensor:
-    """t with all batch dimensions explicit, ones in front where it had fewer."""
-    missing = batch_dims - (t.ndim - event_dims)
-    return t.reshape((1,) * missing + t.shape)
+# Arguments of layers on vectors: x (*batch, n), and what belongs to whole problems, (*batch,), a number or a tensor.
 
 
-def expand_batch(y0: Tensor, value: Tensor) -> Tensor:
-    """y0 ``(..., n)`` expanded to the batch dimensions of f's value ``(*batch,)``; the error names both."""
-    try:
-        return y0.expand(*value.shape, y0.shape[-1])
-    except RuntimeError:
-        raise ValueError(
-            f"f(y0, *x) must have the batch shape of y0, {tuple(y0.shape[:-1])}, or one that y0 broadcasts to, "
-            f"got {tuple(value.shape)}"
-        ) from None
+def check_vectors(x: Tensor, name: str = "x") -> None:
+    """x is ``(*batch, n)`` with n ≥ 1, finite."""
+    check_floating(name, x)
+    if x.ndim == 0 or x.shape[-1] == 0:
+        raise ValueError(f"{name} must have shape (*batch, n) with n ≥ 1, got {tuple(x.shape)}")
+    check_finite(name, x)
+
+
+def per_problem(name: str, value: float | Tensor, x: Tensor, x_name: str = "x") -> Tensor:
+    """A number or a tensor ``(*batch,)`` that belongs to whole problems, as a finite tensor ``(*batch,)`` like x."""
+    if isinstance(value, Tensor):
+        check_same_kind(x_name, x, [(name, value)])
+    value = torch.as_tensor(value, dtype=x.dtype, device=x.device)
+    check_finite(name, value)
+    return value
+
+
+def temperature(tau: float | Tensor, x: Tensor, x_name: str = "x") -> Tensor:
+    """τ > 0, a number or a tensor ``(*batch,)``, as a tensor ``(*batch,)`` like x."""
+    tau = per_problem("tau", tau, x, x_name)
+    opaque(_check_temperature, tau)  # which sees the values even under ``vmap``
+    return tau
+
+
+def _check_temperature(tau: Tensor) -> tuple[Tensor]:
+    check_positive("tau", tau)
+    return (torch.zeros_like(tau),)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from diffopt_lib.closure import make_explicit, pull_back, vary
+from diffopt_lib.autograd.closure import make_explicit, pull_back, vary
 
 
 def test_no_hidden_tensor_returns_the_function_itself():

@@ -8,14 +8,7 @@ from sklearn.linear_model import LogisticRegression
 
 from diffopt_lib import SolverError
 from diffopt_lib.layers import linear_svm, solve_qp
-from diffopt_lib.sensitivity import (
-    influence,
-    logistic_loss,
-    logistic_regression,
-    loss_influence,
-    poison,
-    sensitivity,
-)
+from diffopt_lib.sensitivity import influence, logistic_loss, logistic_regression, loss_influence, poison, sensitivity
 
 DOUBLE = torch.float64
 

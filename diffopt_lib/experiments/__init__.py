@@ -1,7 +1,7 @@
 """Reproductions of published results: one module each, run with ``python -m diffopt_lib.experiments``.
 
-An experiment is a function of a :class:`~diffopt_lib.experiments.experiment.Run` that returns figures and weights. The
-harness around it gives it a progress bar, checkpoints it can resume from, several processes under ``torchrun``, and a
+An experiment is a function of a :class:`~diffopt_lib.experiments.harness.experiment.Run` that returns figures and
+weights. The :mod:`.harness` around it gives it a progress bar, checkpoints it can resume from, several processes under ``torchrun``, and a
 result file that says how its figures were obtained.
 
 To add one, write a module here that ends in ``EXPERIMENT = Experiment(...)``, and name it in :data:`MODULES`.
@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import importlib
 
-from .experiment import Experiment, Outcome, Run
-from .results import read_result
-from .training import epochs, train
+from .harness.experiment import Experiment, Outcome, Run
+from .harness.results import read_result
+from .harness.training import epochs, train
 
 MODULES = ("sudoku", "denoising", "few_shot", "jigsaw", "top_k")
 

@@ -21,10 +21,10 @@ import torch
 from .. import pretrained
 from ..data.files import cache_folder, write_whole
 from . import find, names
-from .distributed import join_processes
-from .experiment import Experiment, Outcome, Run
-from .provenance import command_line
-from .results import RESULTS, describe, read_result, write_result
+from .harness.distributed import join_processes
+from .harness.experiment import Experiment, Outcome, Run
+from .harness.provenance import command_line
+from .harness.results import RESULTS, describe, read_result, write_result
 
 SETTINGS = "settings.json"
 NEEDED = ("safetensors", "tqdm")

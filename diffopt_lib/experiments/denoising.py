@@ -28,8 +28,8 @@ from torch import Tensor, nn
 
 from ..data.signals import LENGTH, Signals, piecewise_constant
 from ..layers.qp import solve_qp
-from .experiment import Experiment, Outcome, Run
-from .training import epochs, train
+from .harness.experiment import Experiment, Outcome, Run
+from .harness.training import epochs, train
 
 TRAIN, VALIDATION, TEST = 8000, 1000, 1000
 BATCH = 100

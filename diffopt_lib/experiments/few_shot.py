@@ -33,8 +33,8 @@ from torch import Tensor, nn
 
 from ..data.mnist import Digits, mnist
 from ..layers import LinearHead, prototype_head, ridge_head, svm_head
-from .experiment import Experiment, Outcome, Run
-from .training import train
+from .harness.experiment import Experiment, Outcome, Run
+from .harness.training import train
 
 HEADS = ("SVM", "ridge", "prototype")
 SHOTS = (1, 5)

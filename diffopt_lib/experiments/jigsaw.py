@@ -31,8 +31,8 @@ from torch import Tensor, nn
 
 from ..data.mnist import mnist
 from ..layers.permutation import match, sinkhorn_operator
-from .experiment import Experiment, Outcome, Run
-from .training import epochs, train
+from .harness.experiment import Experiment, Outcome, Run
+from .harness.training import epochs, train
 
 SIDE = 3
 PADDED = 30  # pixels: 28 and an empty frame, so that three pieces fit

@@ -27,8 +27,8 @@ from torch import Tensor, nn
 
 from ..data.sudoku import SIDE, Puzzles, board_of, grids, one_hot, puzzles
 from ..layers.qp import solve_qp
-from .experiment import Experiment, Outcome, Run
-from .training import Batches, epochs, train
+from .harness.experiment import Experiment, Outcome, Run
+from .harness.training import Batches, epochs, train
 
 TRAIN, TEST = 9000, 1000
 HELD_OUT_GRIDS = 29

@@ -32,8 +32,8 @@ from torch import Tensor, nn
 
 from ..data.mnist import Digits, mnist
 from ..layers.topk import soft_top_k
-from .experiment import Experiment, Outcome, Run
-from .training import epochs, train
+from .harness.experiment import Experiment, Outcome, Run
+from .harness.training import epochs, train
 
 CLASSES = 10
 K = 3

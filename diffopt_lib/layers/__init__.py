@@ -2,7 +2,7 @@
 
 from .activations import relu, sigmoid, softargmax
 from .cone import ConeSolution, solve_cone
-from .cones import Cones
+from .cones.product import Cones
 from .cvxpy_layer import from_cvxpy
 from .permutation import AssignmentSolution, gumbel_sinkhorn, match, sinkhorn_operator, solve_assignment
 from .qp import QPSolution, solve_qp

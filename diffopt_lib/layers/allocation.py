@@ -28,8 +28,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..forward_mode import forward_rule
-from ..opaque import batch_first
+from ..autograd.forward_mode import forward_rule
+from ..autograd.opaque import batch_first
 from ..validate import check_finite
 from .multiplier import Response, find_multiplier
 

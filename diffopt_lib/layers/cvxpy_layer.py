@@ -26,7 +26,7 @@ from torch import Tensor
 
 from ..validate import check_finite, check_floating, check_option, check_same_kind, values_visible
 from .cone import solve_cone
-from .cones import Cones
+from .cones.product import Cones
 from .qp import solve_qp
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..validate import align_batch, check_finite, check_floating, check_positive, check_same_kind, values_visible
+from ..validate import check_finite, check_floating, check_positive, check_same_kind, values_visible
 
 
 def check_features(features: Tensor) -> None:
@@ -63,20 +63,6 @@ def positive_scalar(name: str, value: float | Tensor, features: Tensor) -> Tenso
     check_finite(name, value)
     check_positive(name, value)
     return value
-
-
-def align(*arguments: tuple[str, Tensor, int]) -> tuple[torch.Size, list[Tensor]]:
-    """The batch dimensions of (name, tensor, number of other dimensions), and the tensors with 1 where they are shared.
-
-    All tensors get equally many batch dimensions, so that they broadcast, and a shared one is not copied.
-    """
-    shapes = [t.shape[: t.ndim - dims] for _, t, dims in arguments]
-    try:
-        batch = torch.broadcast_shapes(*shapes)
-    except RuntimeError:
-        shown = ", ".join(f"{name} {tuple(t.shape)}" for name, t, _ in arguments)
-        raise ValueError(f"the batch dimensions must broadcast against each other, got {shown}") from None
-    return batch, [align_batch(t, dims, len(batch)) for _, t, dims in arguments]
 
 
 def one_hot(labels: Tensor, n_classes: int, like: Tensor) -> Tensor:

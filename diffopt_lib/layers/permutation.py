@@ -9,9 +9,9 @@ A partial assignment of total mass s gives every row at most a_i and every colum
 
     max_P  ⟨S, P⟩ + τ (H(P) + H(a − P1) + H(b − Pᵀ1))   s.t.   P1 ≤ a,  Pᵀ1 ≤ b,  1ᵀP1 = s,  P ≥ 0      (2)
 
-It is problem (1) for a matrix with one more row and one more column (:mod:`.marginals`).
+It is problem (1) for a matrix with one more row and one more column (:mod:`.balancing.problem`).
 
-The solver is :mod:`.balancing_newton`, the derivative that of the marginal equations, :mod:`.balancing`. At low
+The solver is :mod:`.balancing.newton`, the derivative that of the marginal equations, :mod:`.balancing`. At low
 temperature an entry of P is the exponential of a small difference of large numbers S_ij/τ. So the potentials that the
 solver finds are added to the scores, which makes all those small that matter, and leaves P as it is; and if rounding
 could be felt the problem is solved once more from there. What comes out is P for scores as near to S as rounding is.
@@ -29,14 +29,13 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from ..implicit import _attach
-from ..opaque import opaque
+from ..autograd.opaque import opaque
+from ..balancing.derivative import floored, kernel, marginal_residual, solve_marginals
+from ..balancing.newton import balance, size_of
+from ..balancing.problem import assignment_problem, check_scores, check_values
+from ..implicit import attach
 from ..solution import SolverError, failed_indices, mark_failures
-from ..validate import check_option, values_visible
-from .arguments import per_problem
-from .balancing import floored, kernel, marginal_residual, solve_marginals
-from .balancing_newton import balance, size_of
-from .marginals import assignment_problem, check_scores, check_values
+from ..validate import check_option, per_problem, values_visible
 
 
 @dataclass(frozen=True)
@@ -138,13 +137,13 @@ def solve_assignment(
     if init is not None:
         start = start + _guess(init.row_potential if wide else init.column_potential, start)
 
-    def algorithm(_f, start, S, tau, a, b):
+    def algorithm(start, S, tau, a, b):
         return _solve(start, S, tau, a, b, init is not None, tolerance, max_iterations, on_failure)
 
-    shift, z, converged, iterations, error = opaque(algorithm, marginal_residual, start, S, tau, a, b)
+    shift, z, converged, iterations, error = opaque(algorithm, start, S, tau, a, b)
     potentials = shift + tau.detach().squeeze(-1) * z
     S = _shifted(S, shift)
-    z = _attach(marginal_residual, solve_marginals, z, S, tau, a, b)
+    z = attach(marginal_residual, solve_marginals, z, S, tau, a, b)
     P = a * b * kernel(z, S, tau)
     f, g = potentials.split((S.shape[-2], S.shape[-1]), dim=-1)
     if wide:
@@ -207,11 +206,11 @@ def match(scores: Tensor) -> Tensor:
         ``(*batch, n, m)``, of the dtype and device of the scores.
     """
     check_scores(scores)
-    (P,) = opaque(_match, torch.zeros_like, scores)
+    (P,) = opaque(_match, scores)
     return P
 
 
-def _match(_f: object, scores: Tensor) -> tuple[Tensor]:
+def _match(scores: Tensor) -> tuple[Tensor]:
     flat = scores.detach().flatten(0, -3) if scores.ndim > 2 else scores.detach().unsqueeze(0)
     P = torch.zeros(flat.shape, dtype=scores.dtype)
     for matrix, S in zip(P, flat.cpu().numpy(), strict=True):

@@ -23,8 +23,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..batch.shapes import align
 from ..validate import values_visible
-from .labelled import align, check_classes, one_hot, positive_scalar
+from .labelled import check_classes, one_hot, positive_scalar
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..validate import check_same_kind
+from ..batch.shapes import expand_vectors
+from ..validate import check_same_kind, check_vectors, per_problem, temperature
 from .allocation import allocate
-from .arguments import align, check_vectors, per_problem, temperature
 from .multiplier import Balance, Response
 
 
@@ -41,7 +41,9 @@ def project_simplex(x: Tensor, total: float | Tensor = 1.0) -> Tensor:
     """
     check_vectors(x)
     total = per_problem("total", total, x)
-    x, total, tau, upper = align(x, total[..., None], x.new_ones(1), x.new_full((1,), torch.inf))
+    x, total, tau, upper = expand_vectors(
+        x=x, total=total[..., None], tau=x.new_ones(1), upper=x.new_full((1,), torch.inf)
+    )
     return allocate(RECTIFIER, x, total, tau, upper, "total must be at least 0")
 
 
@@ -57,7 +59,7 @@ def sparsemax(x: Tensor, tau: float | Tensor = 1.0) -> Tensor:
     """
     check_vectors(x)
     tau = temperature(tau, x)
-    x, tau, one, upper = align(x, tau[..., None], x.new_ones(1), x.new_full((1,), torch.inf))
+    x, tau, one, upper = expand_vectors(x=x, tau=tau[..., None], total=x.new_ones(1), upper=x.new_full((1,), torch.inf))
     return allocate(RECTIFIER, x, one, tau, upper, "")
 
 
@@ -76,7 +78,7 @@ def project_capped_simplex(x: Tensor, total: float | Tensor = 1.0, upper: float 
     """
     check_vectors(x)
     total = per_problem("total", total, x)
-    x, total, upper, tau = align(x, total[..., None], _caps(upper, x), x.new_ones(1))
+    x, total, upper, tau = expand_vectors(x=x, total=total[..., None], upper=_caps(upper, x), tau=x.new_ones(1))
     return allocate(RECTIFIER, x, total, tau, upper, "total must be between 0 and the sum of the upper bounds")
 
 
@@ -97,7 +99,7 @@ def capped_softmax(x: Tensor, upper: float | Tensor, tau: float | Tensor = 1.0) 
     """
     check_vectors(x)
     tau = temperature(tau, x)
-    x, tau, upper, one = align(x, tau[..., None], _caps(upper, x), x.new_ones(1))
+    x, tau, upper, one = expand_vectors(x=x, tau=tau[..., None], upper=_caps(upper, x), total=x.new_ones(1))
     return allocate(EXPONENTIAL, x, one, tau, upper, "upper must have a sum of at least 1 over the entries of x")
 
 

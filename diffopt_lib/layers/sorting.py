@@ -29,9 +29,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..opaque import Algorithm, opaque
-from ..validate import check_option, check_same_kind
-from .arguments import check_vectors, temperature
+from ..autograd.opaque import Algorithm, opaque
+from ..validate import check_option, check_same_kind, check_vectors, temperature
 from .isotonic import MEANS, isotonic_blocks
 
 Regularization = Literal["quadratic", "entropic"]
@@ -112,7 +111,7 @@ def spearman_loss(
             f"predicted and target must end in the same n ≥ 2, got {tuple(predicted.shape)} and {tuple(target.shape)}"
         )
     check_same_kind("predicted", predicted, [("target", target)])
-    (rank,) = opaque(_hard_rank, torch.zeros_like, target)
+    (rank,) = opaque(_hard_rank, target)
     distance = (soft_rank(predicted, tau, regularization) - rank).square().sum(-1)
     return 6 * distance / (n * (n * n - 1))
 
@@ -121,7 +120,7 @@ def _in_order(s: Tensor, w: Tensor, regularization: Regularization) -> Tensor:
     """Eq. (3) for s and w ``(*batch, n)`` that both descend: y, or log y for the entropic one."""
     s, w = torch.broadcast_tensors(s, w)
 
-    first, highest = opaque(_blocks(regularization), torch.sub, s, w)
+    first, highest = opaque(_blocks(regularization), s, w)
     below_highest = s - highest  # so that equal entries of s, however large, share exactly
     if regularization == "quadratic":
         return below_highest - _block_mean(below_highest - w, first)
@@ -131,7 +130,7 @@ def _in_order(s: Tensor, w: Tensor, regularization: Regularization) -> Tensor:
 def _blocks(regularization: Regularization) -> Algorithm:
     """For s and w: where the block of every element begins, and the value of s there, which is the highest of it."""
 
-    def algorithm(_f, s, w):
+    def algorithm(s, w):
         w = w.expand_as(s).reshape(-1, s.shape[-1])
         first = isotonic_blocks(_narrowed(s.reshape(w.shape), w), w, regularization).reshape(s.shape)
         return first, s.gather(-1, first)
@@ -154,16 +153,16 @@ def _block_mean(x: Tensor, first: Tensor) -> Tensor:
 
 def _block_logsumexp(x: Tensor, first: Tensor) -> Tensor:
     """log Σ exp(x) over its block, at every element; x descends, so the first entry of a block is its largest."""
-    (largest,) = opaque(_gather, torch.add, x, first)
+    (largest,) = opaque(_gather, x, first)
     total = torch.zeros_like(x).scatter_add(-1, first, (x - largest).exp()).gather(-1, first)
     return largest + total.log()
 
 
-def _gather(_f: object, x: Tensor, index: Tensor) -> tuple[Tensor]:
+def _gather(x: Tensor, index: Tensor) -> tuple[Tensor]:
     return (x.expand(index.shape).gather(-1, index.expand_as(x)),)
 
 
-def _hard_rank(_f: object, x: Tensor) -> tuple[Tensor]:
+def _hard_rank(x: Tensor) -> tuple[Tensor]:
     """Ranks 1 … n, ties sharing the mean of theirs."""
     values, order = x.sort(-1)
     new = torch.ones_like(x, dtype=torch.bool)

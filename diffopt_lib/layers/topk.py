@@ -19,8 +19,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..batch.shapes import expand_vectors
+from ..validate import check_vectors, per_problem, temperature
 from .allocation import allocate
-from .arguments import align, check_vectors, per_problem, temperature
 from .multiplier import Balance, Response
 
 
@@ -46,7 +47,7 @@ def soft_top_k(x: Tensor, k: int | float | Tensor, tau: float | Tensor = 1.0) ->
     """
     check_vectors(x)
     tau, k = temperature(tau, x), per_problem("k", k, x)
-    x, k, tau, upper = align(x, k[..., None], tau[..., None], x.new_ones(1))
+    x, k, tau, upper = expand_vectors(x=x, k=k[..., None], tau=tau[..., None], upper=x.new_ones(1))
     return allocate(LOGISTIC, x, k, tau, upper, f"k must be between 0 and n = {x.shape[-1]}")
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from diffopt_lib.data.files import cache_folder, write_whole
-from diffopt_lib.experiments.checkpoint import load_checkpoint, save_checkpoint
+from diffopt_lib.experiments.harness.checkpoint import load_checkpoint, save_checkpoint
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):

@@ -14,8 +14,8 @@ import torch
 import diffopt_lib
 from diffopt_lib import experiments, pretrained
 from diffopt_lib.experiments import Outcome, __main__, find, names
-from diffopt_lib.experiments.provenance import command_line, git_commit, version
-from diffopt_lib.experiments.results import describe, read_result
+from diffopt_lib.experiments.harness.provenance import command_line, git_commit, version
+from diffopt_lib.experiments.harness.results import describe, read_result
 
 FOLDERS = ["--output", "out", "--checkpoints", "checkpoints"]
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 from line import fit_line
 
-from diffopt_lib.experiments.checkpoint import load_checkpoint
-from diffopt_lib.experiments.distributed import SINGLE, Processes, join_processes
+from diffopt_lib.experiments.harness.checkpoint import load_checkpoint
+from diffopt_lib.experiments.harness.distributed import SINGLE, Processes, join_processes
 
 HERE = Path(__file__).parent
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

@@ -10,7 +10,7 @@ from line import fit_line, squared_error
 from torch import nn
 
 from diffopt_lib.experiments import Run, epochs, train
-from diffopt_lib.experiments.checkpoint import interrupt_flag, load_checkpoint
+from diffopt_lib.experiments.harness.checkpoint import interrupt_flag, load_checkpoint
 
 
 def weights_of(outcome):

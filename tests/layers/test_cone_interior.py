@@ -4,15 +4,15 @@ import pytest
 import torch
 from cone_problems import interior, random_program, times
 
-from diffopt_lib.layers.cone_barrier import CENTRE, Barrier, dual_height, height, shadow
-from diffopt_lib.layers.cone_embedding import begin, degree, residual
-from diffopt_lib.layers.cone_exponential import in_exponential, in_exponential_dual
-from diffopt_lib.layers.cone_frames import Exponential, Frames
-from diffopt_lib.layers.cone_interior import advance
-from diffopt_lib.layers.cone_newton import Newton
-from diffopt_lib.layers.cone_program import Program
-from diffopt_lib.layers.cone_symmetric import to_matrix
+from diffopt_lib.layers.cone.embedding import begin, degree, residual
+from diffopt_lib.layers.cone.interior import advance
+from diffopt_lib.layers.cone.newton import Newton
+from diffopt_lib.layers.cone.program import Program
 from diffopt_lib.layers.cones import Cones, project
+from diffopt_lib.layers.cones.barrier import CENTRE, Barrier, dual_height, height, shadow
+from diffopt_lib.layers.cones.exponential import in_exponential, in_exponential_dual
+from diffopt_lib.layers.cones.frames import Exponential, Frames
+from diffopt_lib.layers.cones.semidefinite import to_matrix
 
 DOUBLE = torch.float64
 CONES = Cones(zero=2, nonneg=3, soc=[1, 2, 4, 4], psd=[1, 3], exp=4)

@@ -6,7 +6,6 @@ import pytest
 import torch
 from cone_problems import as_matrix
 
-from diffopt_lib.layers.cone_slope import LEAST, linearise
 from diffopt_lib.layers.cones import (
     Cones,
     dual_projection_jacobian,
@@ -16,6 +15,7 @@ from diffopt_lib.layers.cones import (
     projection_derivative,
     projection_jacobian,
 )
+from diffopt_lib.layers.cones.slope import LEAST, linearise
 
 DOUBLE = torch.float64
 SINGLE = {

@@ -10,9 +10,9 @@ import torch
 
 from diffopt_lib import SolverError
 from diffopt_lib.layers import relu, solve_qp
-from diffopt_lib.layers.qp_dual import solve_dual
-from diffopt_lib.layers.qp_interior import interior_point, kkt_error
-from diffopt_lib.layers.qp_system import flatten
+from diffopt_lib.layers.qp.derivative import flatten
+from diffopt_lib.layers.qp.dual import solve_dual
+from diffopt_lib.layers.qp.interior import interior_point, kkt_error
 
 DOUBLE = torch.float64
 

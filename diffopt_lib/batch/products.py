@@ -1,0 +1,49 @@
+"""Products of batches: M v, uᵀv, and the largest entry, with shared matrices and empty ones."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def times(M: Tensor, v: Tensor) -> Tensor:
+    """M v for M ``(*batch, k, n)`` and v ``(*batch, n)``; an M that the batch shares (1s) costs one matrix product."""
+    if M.shape[:-2].numel() == 1:
+        return v @ M.reshape(M.shape[-2:]).mT
+    return (v.unsqueeze(-2) @ M.mT).squeeze(-2)  # batched BLAS takes a row several times faster than a column
+
+
+def times_columns(M: Tensor, V: Tensor) -> Tensor:
+    """M V for M ``(N or 1, k, n)`` and columns V ``(N, n, c)``; a shared matrix times single columns is one product."""
+    if V.shape[-1] != 1:
+        return torch.matmul(M, V)
+    if M.shape[0] == 1:
+        return (V.squeeze(-1) @ M[0].mT).unsqueeze(-1)
+    return (V.mT @ M.mT).mT
+
+
+def contract(M: Tensor, v: Tensor) -> Tensor:
+    """:func:`times` for formulas that are differentiated in M: as a sum of products that is quicker to pull back."""
+    if M.shape[:-2].numel() == 1:
+        return times(M, v)
+    return (M * v.unsqueeze(-2)).sum(-1)
+
+
+def solve_lower(L: Tensor, V: Tensor, transpose: bool = False) -> Tensor:
+    """L⁻¹ V, or L⁻ᵀ V, for a lower triangular L ``(N or 1, n, n)`` and V ``(N, n, c)``; a shared L is not copied."""
+    if L.shape[0] == 1 and V.shape[0] > 1 and V.shape[-1] == 1:
+        return solve_lower(L, V.squeeze(-1).mT.unsqueeze(0), transpose).squeeze(0).mT.unsqueeze(-1)
+    return torch.linalg.solve_triangular(L.mT if transpose else L, V, upper=transpose)
+
+
+def dot(u: Tensor, v: Tensor, keepdim: bool = False) -> Tensor:
+    """uᵀv, ``(*batch,)``."""
+    return (u * v).sum(-1, keepdim=keepdim)
+
+
+def largest(v: Tensor, dims: int | tuple[int, ...] = -1) -> Tensor:
+    """The largest magnitude along the last dimension, or along ``dims``; 0 where there is no entry."""
+    dims = (dims,) if isinstance(dims, int) else dims
+    if all(v.shape[d] for d in dims):
+        return v.abs().amax(dims)
+    return v.sum(dims)

@@ -1,0 +1,1 @@
+"""What every experiment gets: a run, progress and checkpoints, several processes, and a result with its provenance."""

@@ -1,0 +1,193 @@
+"""The residual map of a cone program at its solution: refinement by a semismooth Newton method, and linear systems with
+its derivative.
+
+With y = Π_{K*}(v) and s = y − v, which are in their cones and orthogonal for any v, the optimality conditions of
+min cᵀx s.t. Ax + s = b, s ∈ K are the equations
+
+    R(x, v) = (Aᵀy + c,   Ax + s − b) = 0                                                            (1)
+
+This is the residual map of the homogeneous embedding with τ = 1, where the map has lost its one-dimensional kernel.
+With D = DΠ_{K*}(v) its derivative is
+
+    D R = [ 0    AᵀD   ]
+          [ A   D − I ]                                                                             (2)
+
+Source: Busseti, Moursi & Boyd 2019, §3; Agrawal et al., Differentiating through a cone program, 2019, §3.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor
+
+from ...linear import LinearOperator, condition_estimate, lu_factor
+from ...solution import SolverError, failed_indices
+from ..cones.product import Cones, dual_projection_jacobian, project_rows
+from ..cones.slope import Slope, linearise
+from .kkt import factorise
+from .program import Program, largest, times
+
+REGULARISATION = 1e-9
+
+
+def residual_map(x: Tensor, v: Tensor, c: Tensor, A: Tensor, b: Tensor, cones: Cones) -> Tensor:
+    """R of eq. (1), ``(*batch, n + m)``; differentiable."""
+    y = v + project_rows(-v, cones)
+    dual = (A.mT @ y.unsqueeze(-1)).squeeze(-1) + c
+    primal = (A @ x.unsqueeze(-1)).squeeze(-1) + y - v - b
+    return torch.cat([dual, primal], dim=-1)
+
+
+def residual_jacobian(v: Tensor, A: Tensor, cones: Cones) -> Tensor:
+    """Eq. (2), ``(*batch, n + m, n + m)``, for v ``(*batch, m)``."""
+    m, n = A.shape[-2:]
+    D = dual_projection_jacobian(v, cones)
+    batch = torch.broadcast_shapes(v.shape[:-1], A.shape[:-2])
+    J = A.new_zeros(*batch, n + m, n + m)
+    J[..., :n, n:] = A.mT @ D
+    J[..., n:, :n] = A
+    J[..., n:, n:] = D - torch.eye(m, dtype=A.dtype, device=A.device)
+    return J
+
+
+def refine(
+    program: Program, x: Tensor, y: Tensor, s: Tensor, cones: Cones, steps: int = 10
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Newton steps on (1) from x and v = y − s, each element as long as its residual shrinks.
+
+    The little that :mod:`.cone.kkt` adds to the matrix makes the step a definite one where the solution is not unique.
+
+    Returns:
+        x ``(B, n)``; y and s ``(B, m)``, the projections of v and −v; and the number of steps taken ``(B,)``.
+    """
+    v, n = y - s, x.shape[-1]
+    y, slope = linearise(v, cones, s)
+    R = _residual(program, x, y, v)
+    x, all_y, all_v = x.clone(), y.clone(), v.clone()
+    index, taken = torch.arange(len(x), device=x.device), torch.zeros(len(x), dtype=torch.int64, device=x.device)
+    for _ in range(steps):
+        rounding = 4 * torch.finfo(x.dtype).eps * sum(largest(t) for t in (program.c, program.b, x[index], v))
+        keep = (largest(R) > rounding) & torch.isfinite(largest(R))
+        if not keep.all():
+            index, R, program, y, v = index[keep], R[keep], program.select(keep), y[keep], v[keep]
+            slope = Slope(slope.D.select(keep), slope.W.select(keep))
+        if not len(index):
+            break
+        kkt = factorise(program.A, slope)
+        dx, dv = kkt.solve(-R[:, :n, None], R[:, n:, None])
+        new_x, new_v = x[index] + dx.squeeze(-1), v + dv.squeeze(-1)
+        finite = torch.isfinite(new_x).all(-1) & torch.isfinite(new_v).all(-1)
+        new_v = torch.where(finite[:, None], new_v, 0)
+        new_y, slope = linearise(new_v, cones, y - v)
+        new_R = _residual(program, new_x, new_y, new_v)
+        better = finite & (largest(new_R) < 0.5 * largest(R))
+        done = index[better]
+        x[done], all_y[done], all_v[done] = new_x[better], new_y[better], new_v[better]
+        taken[done] += 1
+        y, v, R = new_y, new_v, torch.where(better[:, None], new_R, torch.nan)  # NaN ends an element in the next round
+    return x, all_y, all_y - all_v, taken
+
+
+def _residual(program: Program, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
+    return torch.cat([times(program.A.mT, y) + program.c, times(program.A, x) + y - v - program.b], dim=-1)
+
+
+def solve_derivative(operator: LinearOperator, rhs: Tensor, cones: Cones, singular: str = "raise") -> Tensor:
+    """D R w = rhs, or its transpose, for the residual (1) at ``operator.parameters`` = (z, c, A, b).
+
+    Often D R is singular and the derivative that was asked for exists all the same: with redundant equalities the
+    multipliers are not unique but x is; an epigraph variable of an inactive constraint is not unique but the others
+    are. Then the right-hand side is in the range of the matrix, which is all that the solvers here need.
+
+    Raises:
+        SolverError: the derivative is not determined, and ``singular`` is ``"raise"``.
+    """
+    z, _, A, _ = operator.parameters
+    n, v = A.shape[-1], z[..., A.shape[-1] :]
+    kkt = factorise(A, linearise(v, cones)[1])
+    # The second row of (2) has the sign of the residual, that of cone_kkt the opposite one.
+    r1, r2 = rhs[..., :n, None], rhs[..., n:, None]
+    if operator.transposed:
+        p, q = kkt.solve_transposed(r1, r2, refinements=2)
+        left, w = kkt.multiply_transposed(p, q), torch.cat([p, -q], dim=-2)
+    else:
+        p, q = kkt.solve(r1, -r2, refinements=2)
+        left, w = kkt.multiply(p, q), torch.cat([p, q], dim=-2)
+        r2 = -r2
+    size = largest(rhs)
+    error = torch.maximum(largest((r1 - left[0]).squeeze(-1)), largest((r2 - left[1]).squeeze(-1)))
+    if _unsolved(error, size).any():
+        return _solve_dense(operator, rhs, cones, singular)
+    return w.squeeze(-1)
+
+
+def _solve_dense(operator: LinearOperator, rhs: Tensor, cones: Cones, singular: str) -> Tensor:
+    """The same with the whole matrix, equilibrated, where Cholesky's factorisation was not good enough.
+
+    Turning the sign of the second row of (2) makes the matrix monotone, so that its kernel is complementary to its
+    range and a little on the diagonal makes it regular. Iterative refinement takes the effect of that out again, unless
+    the right-hand side is not in the range.
+    """
+    z, _, A, _ = operator.parameters
+    n = A.shape[-1]
+    J, b = residual_jacobian(z[..., n:], A, cones), rhs.unsqueeze(-1)
+    sign = torch.ones_like(J[..., :1])
+    sign[..., n:, :] = -1
+    J = sign * J
+    J = J.mT if operator.transposed else J
+    E = _inverse(J.abs().amax(-1)).unsqueeze(-1)
+    F = _inverse((E * J).abs().amax(-2)).unsqueeze(-1)
+    J = E * J * F.mT
+    if operator.transposed:
+        w = sign * F * _solve_in_range(J, E * b, singular)
+    else:
+        w = F * _solve_in_range(J, E * sign * b, singular)
+    return w.squeeze(-1)
+
+
+def _solve_in_range(J: Tensor, b: Tensor, singular: str) -> Tensor:
+    size = largest(b.squeeze(-1))
+    w, left = _solve_refined(J, J, b)
+    failed = _unsolved(left, size)
+    if failed.any():
+        regular = J.clone()
+        regular.diagonal(dim1=-2, dim2=-1).add_(REGULARISATION)
+        in_range, left = _solve_refined(regular, J, b)
+        w = torch.where(failed[..., None, None], in_range, w)
+        failed = failed & _unsolved(left, size)
+    if failed.any() and singular == "raise":
+        raise SolverError(
+            "the solution of the cone program is not unique, or it is degenerate: the derivative is not determined. "
+            'singular="least_norm" gives the least-norm one, with a warning.',
+            failed_indices(failed),
+        )
+    if failed.any():
+        warnings.warn("degenerate cone program: returning the least-norm derivative", stacklevel=2)
+        w = torch.where(failed[..., None, None], torch.linalg.pinv(J, rtol=1e-10) @ b, w)
+    return w
+
+
+def _solve_refined(factored: Tensor, J: Tensor, b: Tensor, rounds: int = 4) -> tuple[Tensor, Tensor]:
+    """J w = b by iterative refinement with the factors of a matrix near J; and the size of what is left of b."""
+    LU, pivots, _ = lu_factor(factored)
+    well = condition_estimate(factored, LU, pivots) < 0.1 / torch.finfo(J.dtype).eps
+    w = torch.zeros_like(b)
+    left = b
+    for _ in range(rounds):
+        w = w + torch.linalg.lu_solve(LU, pivots, left)
+        left = b - J @ w
+        if not (largest(left.squeeze(-1)) > 1e-12 * largest(b.squeeze(-1))).any():
+            break
+    return w, torch.where(well, largest(left.squeeze(-1)), torch.inf)
+
+
+def _unsolved(left: Tensor, size: Tensor) -> Tensor:
+    """Where a right-hand side of that size has not been solved for. One that is marked NaN stays NaN and is nobody's
+    error, and without one there is no question."""
+    return torch.isfinite(size) & (size > 0) & ~(left <= 1e-8 * size)
+
+
+def _inverse(size: Tensor) -> Tensor:
+    return 1 / torch.where(size > 0, size, 1)

@@ -1,0 +1,222 @@
+"""Convex cones, the projection onto each, and the derivative of the projection.
+
+    Π_K(v) = argmin_{p ∈ K} ½ ‖p − v‖²                                                             (1)
+
+By Moreau's theorem every v splits into orthogonal parts of K and of its polar −K*, so one projection serves both cones:
+
+    v = Π_K(v) − Π_{K*}(−v),        Π_K(v)ᵀ Π_{K*}(−v) = 0                                         (2)
+
+The nonnegative, second-order and semidefinite cones are self-dual; the dual of the zero cone {0} is all of R. A product
+of cones is projected onto block by block. The formulas of the single cones are in :mod:`.cones.spectral` and
+:mod:`.cones.exponential`.
+
+Chapter: book/2_differentiable/05_cone_programs. Source: Parikh & Boyd, Proximal Algorithms, 2014, §6.3; Busseti, Moursi
+& Boyd, Solution refinement at regular points of conic problems, 2019, §2.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ...validate import check_finite, check_floating
+from .exponential import exponential_jacobian, project_exponential
+from .semidefinite import (
+    nonnegative_jacobian,
+    project_nonnegative,
+    project_second_order,
+    project_semidefinite,
+    second_order_jacobian,
+    semidefinite_jacobian,
+)
+
+Kind = Literal["zero", "nonneg", "soc", "psd", "exp"]
+
+
+@dataclass(frozen=True)
+class Block:
+    """``count`` cones of one kind, each of ``size`` rows, that stand one after the other from row ``start`` on."""
+
+    kind: Kind
+    start: int
+    count: int
+    size: int
+
+    def of(self, v: Tensor) -> Tensor:
+        """The rows of the block: ``(*batch, rows)`` to ``(*batch, count, size)``."""
+        rows = v[..., self.start : self.start + self.count * self.size]
+        return rows.reshape(*v.shape[:-1], self.count, self.size)
+
+
+@dataclass(frozen=True)
+class Cones:
+    """A product of cones in the row order of SCS: zero, nonneg, soc, psd, exp.
+
+    Attributes:
+        zero: rows that must be 0.
+        nonneg: rows that must be ≥ 0.
+        soc: sizes d of second-order cones {(t, x) ∈ R × R^{d−1}: ‖x‖ ≤ t}.
+        psd: orders k of semidefinite cones. A symmetric k × k matrix takes k(k+1)/2 rows: its lower triangle, column
+            by column, with the entries off the diagonal times √2, so that the dot product is the trace product.
+        exp: number of exponential cones, three rows each: the closure of {(x, y, z): y > 0, y exp(x/y) ≤ z}.
+    """
+
+    zero: int = 0
+    nonneg: int = 0
+    soc: tuple[int, ...] = ()
+    psd: tuple[int, ...] = ()
+    exp: int = 0
+
+    def __post_init__(self):
+        for name, least in (("soc", 1), ("psd", 1)):
+            object.__setattr__(self, name, _sizes(name, getattr(self, name), least))
+        for name in ("zero", "nonneg", "exp"):
+            _sizes(name, (getattr(self, name),), 0)
+
+    @property
+    def rows(self) -> int:
+        """The number of rows m of all the cones together."""
+        semidefinite = sum(k * (k + 1) // 2 for k in self.psd)
+        return self.zero + self.nonneg + sum(self.soc) + semidefinite + 3 * self.exp
+
+    @cached_property
+    def blocks(self) -> tuple[Block, ...]:
+        """The cones in row order; neighbours of one kind and size form one block."""
+        blocks, start = [], 0
+        cones: list[tuple[Kind, int, int]] = [("zero", self.zero, 1), ("nonneg", self.nonneg, 1)]
+        cones += [("soc", len(list(group)), d) for d, group in itertools.groupby(self.soc)]
+        cones += [("psd", len(list(group)), k * (k + 1) // 2) for k, group in itertools.groupby(self.psd)]
+        cones += [("exp", self.exp, 3)]
+        for kind, count, size in cones:
+            if count:
+                blocks.append(Block(kind, start, count, size))
+                start += count * size
+        return tuple(blocks)
+
+
+def _sizes(name: str, sizes: Iterable[int], least: int) -> tuple[int, ...]:
+    sizes = tuple(sizes) if isinstance(sizes, Iterable) else (sizes,)
+    for size in sizes:
+        if not isinstance(size, int) or isinstance(size, bool) or size < least:
+            raise ValueError(f"{name} of Cones must be integers ≥ {least}, got {size!r}")
+    return sizes
+
+
+_PROJECTIONS: dict[Kind, Callable[[Tensor], Tensor]] = {
+    "zero": lambda v: 0 * v,  # not a constant, so that it has a derivative
+    "nonneg": project_nonnegative,
+    "soc": project_second_order,
+    "psd": project_semidefinite,
+    "exp": project_exponential,
+}
+_JACOBIANS: dict[Kind, Callable[[Tensor], Tensor]] = {
+    "zero": lambda v: torch.zeros_like(v).unsqueeze(-1),
+    "nonneg": nonnegative_jacobian,
+    "soc": second_order_jacobian,
+    "psd": semidefinite_jacobian,
+    "exp": exponential_jacobian,
+}
+
+
+def project(v: Tensor, cones: Cones) -> Tensor:
+    """Π_K(v), eq. (1), for v ``(*batch, m)`` in the rows of the cones; differentiable twice away from its kinks.
+
+    Raises:
+        ValueError: v is not floating point, not finite, or has another number of rows than the cones.
+    """
+    _check_rows(v, cones)
+    return project_rows(v, cones)
+
+
+def project_rows(v: Tensor, cones: Cones, near: Tensor | None = None) -> Tensor:
+    """:func:`project` without its checks, for use inside a solver, which may know a point ``near`` the result."""
+    parts = [
+        project_exponential(block.of(v), block.of(near))
+        if block.kind == "exp" and near is not None
+        else _PROJECTIONS[block.kind](block.of(v))
+        for block in cones.blocks
+    ]
+    return torch.cat([part.flatten(-2) for part in parts] or [v], dim=-1)
+
+
+def project_dual(v: Tensor, cones: Cones) -> Tensor:
+    """Π_{K*}(v) = v + Π_K(−v), eq. (2), for v ``(*batch, m)``; differentiable like :func:`project`."""
+    _check_rows(v, cones)
+    return v + project(-v, cones)
+
+
+def projection_derivative(v: Tensor, h: Tensor, cones: Cones) -> Tensor:
+    """DΠ_K(v) h without the matrix, for v and h ``(*batch, m)``. Symmetric: it is its own transpose."""
+    v, h = torch.broadcast_tensors(v, h)
+    _, pull_back = torch.func.vjp(lambda v: project(v, cones), v)
+    return pull_back(h)[0]
+
+
+def projection_jacobian(v: Tensor, cones: Cones) -> Tensor:
+    """DΠ_K(v), the dense ``(*batch, m, m)``: block-diagonal, symmetric, with eigenvalues from 0 to 1.
+
+    On a kink it is one of the limits of the derivative nearby, so that a semismooth Newton method may use it.
+    """
+    return BlockDiagonal(cones, tuple(_JACOBIANS[block.kind](block.of(v)) for block in cones.blocks)).dense(v)
+
+
+def dual_projection_jacobian(v: Tensor, cones: Cones) -> Tensor:
+    """DΠ_{K*}(v) = I − DΠ_K(−v), dense ``(*batch, m, m)``."""
+    return torch.eye(v.shape[-1], dtype=v.dtype, device=v.device) - projection_jacobian(-v, cones)
+
+
+@dataclass(frozen=True)
+class BlockDiagonal:
+    """A matrix on the rows of the cones that does not mix them: for each block ``(*batch, count, size, size)``."""
+
+    cones: Cones
+    matrices: tuple[Tensor, ...]
+
+    def times(self, X: Tensor) -> Tensor:
+        """The product with X ``(*batch, m, k)``."""
+        parts = []
+        for block, matrix in zip(self.cones.blocks, self.matrices, strict=True):
+            shape = (block.count, block.size)
+            rows = X[..., block.start : block.start + block.count * block.size, :].unflatten(-2, shape)
+            parts.append((matrix * rows if block.size == 1 else matrix @ rows).flatten(-3, -2))
+        return torch.cat(parts, dim=-2) if parts else X
+
+    def times_vector(self, v: Tensor) -> Tensor:
+        """The product with v ``(*batch, m)``."""
+        parts = []
+        for block, matrix in zip(self.cones.blocks, self.matrices, strict=True):
+            rows = block.of(v)
+            product = matrix[..., 0] * rows if block.size == 1 else (rows.unsqueeze(-2) @ matrix.mT).squeeze(-2)
+            parts.append(product.flatten(-2))
+        return torch.cat(parts, dim=-1) if parts else v
+
+    @property
+    def mT(self) -> BlockDiagonal:
+        """The transposed matrix."""
+        return BlockDiagonal(self.cones, tuple(matrix.mT for matrix in self.matrices))
+
+    def dense(self, like: Tensor) -> Tensor:
+        """The whole matrix ``(*batch, m, m)``; ``like`` is a vector ``(*batch, m)`` of its kind."""
+        out = like.new_zeros(*like.shape, like.shape[-1])
+        for block, matrix in zip(self.cones.blocks, self.matrices, strict=True):
+            rows, shape = slice(block.start, block.start + block.count * block.size), (block.count, block.size)
+            square = out[..., rows, rows].unflatten(-1, shape).unflatten(-3, shape)
+            square.diagonal(dim1=-4, dim2=-2).copy_(matrix.movedim(-3, -1))
+        return out
+
+    def select(self, rows: Tensor) -> BlockDiagonal:
+        """The batch elements that ``rows``, a mask or indices, picks."""
+        return BlockDiagonal(self.cones, tuple(matrix[rows] for matrix in self.matrices))
+
+
+def _check_rows(v: Tensor, cones: Cones) -> None:
+    check_floating("v", v)
+    if v.ndim == 0 or v.shape[-1] != cones.rows:
+        raise ValueError(f"v must have shape (*batch, {cones.rows}) for these cones, got {tuple(v.shape)}")
+    check_finite("v", v)
