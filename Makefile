@@ -22,7 +22,7 @@ lint: $(INSTALLED) ## ruff: lint and format check
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(INSTALLED) ## mypy on the library
+types: $(INSTALLED) ## mypy on the library, the benchmarks and the tools
 	$(BIN)/mypy
 
 format: $(INSTALLED) ## rewrite the sources in the house format

@@ -146,7 +146,7 @@ def run_nbmake(stale: list[str], report: Path) -> None:
     longest = max(time_limit(chapter) for chapter in stale)
     command = [sys.executable, "-m", "pytest", "--nbmake", "--overwrite", "-n", "2", "-v", f"--junitxml={report}"]
     command += [f"--nbmake-timeout={int(longest)}", f"--timeout={int(2 * longest)}", "-p", "no:cacheprovider"]
-    command += ["-o", "addopts=", *[str(STAGE / chapter) for chapter in stale]]
+    command += ["-p", "no:randomly", "-o", "addopts=", *[str(STAGE / chapter) for chapter in stale]]
     subprocess.run(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
@@ -208,7 +208,7 @@ def build_html() -> None:
     # Written anew from Sphinx's cache, so that no page stays behind whose source is gone.
     shutil.rmtree(HTML, ignore_errors=True)
     jupyter_book = Path(sys.executable).with_name("jupyter-book")
-    command = [jupyter_book, "build", STAGE, "--path-output", ROOT, "-W", "--keep-going"]
+    command = [str(jupyter_book), "build", str(STAGE), "--path-output", str(ROOT), "-W", "--keep-going"]
     result = subprocess.run(command, cwd=ROOT)
     if result.returncode != 0:
         # A warning is only given when a page is read, so the next build must read every page again.
