@@ -1,6 +1,6 @@
 """Photograph every built page, wide and as on a phone, light and dark, into `_build/screenshots`.
 
-Or one page, as it first appears: `python tools/screenshots.py book/1_optimization/01_argmin.html docs/page.png`.
+Or one page, as it first appears: `python -m tools.screenshots book/1_optimization/01_argmin.html docs/page.png`.
 """
 
 import sys
@@ -8,8 +8,9 @@ from itertools import product
 from pathlib import Path
 from typing import Literal, get_args
 
-from chromium import find_chromium
 from playwright.sync_api import Browser, ViewportSize, sync_playwright
+
+from tools.chromium import find_chromium
 
 ROOT = Path(__file__).resolve().parents[1]
 HTML = ROOT / "_build" / "html"
