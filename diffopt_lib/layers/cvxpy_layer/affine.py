@@ -43,7 +43,7 @@ class AffineMap(Exact):
         self.places, slot = np.unique(np.asarray(row, dtype=np.int64), return_inverse=True)
         column = np.asarray(column, dtype=np.int64)
         super().__init__(places=self.places, slot=slot, column=column, value=np.asarray(value, dtype=np.float64))
-        self.shape = shape
+        self.shape: tuple[int, ...] = shape
         self.is_constant = bool((column == size - 1).all())
 
     def entries(self, theta: Tensor) -> Tensor:

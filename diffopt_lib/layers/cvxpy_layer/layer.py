@@ -7,7 +7,8 @@ functions of the parameters θ:
 
 We keep those functions as sparse maps and evaluate them with torch, so that a call is: map the parameters, solve (1)
 with :func:`.solve_qp` if K has only zero and nonnegative rows and with :func:`.solve_cone` otherwise, pick the
-variables out of x. Every step is differentiable, batched, and on the device of the parameters.
+variables out of x. A large quadratic program with few nonzero entries goes to :func:`.solve_sparse_qp`. Every step is
+differentiable, batched, and on the device of the parameters.
 
 Chapter: book/2_differentiable/05_cone_programs. Source: Agrawal, Amos, Barratt, Boyd, Diamond & Kolter, Differentiable
 convex optimization layers, 2019; for geometric programs Agrawal & Boyd, Differentiating through log-log convex
@@ -25,14 +26,22 @@ import torch
 from torch import Tensor
 
 from ...batch.shapes import broadcast_batch
-from ...validate import check_option, check_same_kind
+from ...solution import STUCK, raise_failed
+from ...validate import check_option, check_same_kind, values_visible
 from ..cone import solve_cone
 from ..qp import solve_qp
+from ..sparse import Pattern, solve_sparse_qp
+from ..sparse.layer import REASONS as SPARSE_REASONS
+from .affine import AffineMap
 from .attributes import declared
 from .canonical import Canonical, check_problem
 
 if TYPE_CHECKING:
     import cvxpy as cp
+
+# Of the system of the optimality conditions, which has a row for every variable and every constraint: where a sparse
+# factorisation of each element is faster than a dense one of the whole batch, and what still fits as a dense one.
+SMALLEST_SPARSE, DENSEST_SPARSE, LARGEST_DENSE = 400, 0.05, 3000
 
 Value = Tensor | tuple[Tensor, ...]
 
@@ -84,6 +93,7 @@ class CvxpyLayer(torch.nn.Module):
     Attributes:
         cones: K of eq. (1).
         is_quadratic: whether (1) is solved as a quadratic program.
+        is_sparse: whether its matrices are kept sparse for that.
     """
 
     def __init__(
@@ -103,6 +113,9 @@ class CvxpyLayer(torch.nn.Module):
         self.options = options if self.is_quadratic else {**options, "singular": singular}
         self.declared = tuple(map(declared, parameters))
         self.P, self.q, self.A, self.b = program.P, program.q, program.A, program.b
+        self.patterns = _pattern(self.P), _pattern(self.A)
+        size, entries = sum(self.A.shape), len(self.P.places) + 2 * len(self.A.places)
+        self.is_sparse = self.is_quadratic and size >= SMALLEST_SPARSE and entries <= DENSEST_SPARSE * size**2
         self.places = tuple((source.parameter, source.is_log) for source in program.sources)
         self.reductions = torch.nn.ModuleList(source.entries for source in program.sources)
         self.variables = torch.nn.ModuleList(program.variable(v) for v in variables)
@@ -125,6 +138,8 @@ class CvxpyLayer(torch.nn.Module):
 
     def _solve(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """x of (1) and the dual variable of its rows, y ∈ K* with Px + q + Aᵀy = 0."""
+        if self.is_sparse and (sparse := self._solve_sparse(theta)):
+            return sparse
         P, q, A, b = self.P(theta), self.q(theta), self.A(theta), self.b(theta)
         if self.is_quadratic:
             e = self.cones.zero
@@ -133,6 +148,17 @@ class CvxpyLayer(torch.nn.Module):
         quadratic = {"P": P} if self.takes_quadratics and len(self.P.places) else {}
         cone = solve_cone(q, A, b, self.cones, **quadratic, **self.options)
         return cone.x, cone.y
+
+    def _solve_sparse(self, theta: Tensor) -> tuple[Tensor, Tensor] | None:
+        """The same without a dense matrix; None if not every element could be settled that way and a dense one fits."""
+        P, q, A, b = self.P.entries(theta), self.q(theta), self.A.entries(theta), self.b(theta)
+        sparse = solve_sparse_qp(P, q, A, b, self.patterns, self.cones.zero, on_failure="nan")
+        if values_visible(sparse.status):
+            if (sparse.status == STUCK).any() and sum(self.A.shape) <= LARGEST_DENSE:
+                return None
+            if self.options["on_failure"] == "raise":
+                raise_failed(sparse.status, SPARSE_REASONS)
+        return sparse.x, sparse.y
 
     def _stack(self, parameters: tuple[Tensor, ...]) -> Tensor:
         """(θ, 1) ``(*batch, size)``, in double precision whatever the parameters are."""
@@ -154,3 +180,8 @@ class CvxpyLayer(torch.nn.Module):
             flat.append(torch.log(vector) if is_log else vector)
         one = torch.ones(batch + (1,), dtype=torch.float64, device=parameters[0].device)
         return torch.cat([*flat, one], dim=-1)
+
+
+def _pattern(matrix: AffineMap) -> Pattern:
+    rows, columns = matrix.shape
+    return Pattern(matrix.places // max(columns, 1), matrix.places % max(columns, 1), (rows, columns))
