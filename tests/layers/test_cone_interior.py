@@ -77,7 +77,7 @@ class TestFrames:
         frame = Exponential.at(s, y)
         W = frame.matrix.mT @ frame.matrix
         torch.testing.assert_close(times(W, shadow(y)), -Barrier.at(s).gradient())
-        torch.testing.assert_close(frame.matrix @ frame.dual_matrix.mT, torch.eye(3, dtype=DOUBLE).expand_as(W))
+        torch.testing.assert_close(frame.inner @ frame.dual_inner.mT, torch.eye(3, dtype=DOUBLE).expand_as(W))
         frame = Exponential.at(s, -0.01 * Barrier.at(s).gradient())
         hessian = torch.stack([Barrier.at(s).hessian_times(e) for e in torch.eye(3, dtype=DOUBLE)], dim=-1)
         torch.testing.assert_close(frame.matrix.mT @ frame.matrix, 0.01 * hessian)

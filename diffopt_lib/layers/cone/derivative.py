@@ -1,15 +1,19 @@
 """The residual map of a cone program, whose root is its solution, and linear systems with the derivative of that map.
 
-With y = Π_{K*}(v) and s = y − v, which are in their cones and orthogonal for any v, the optimality conditions of
-min cᵀx s.t. Ax + s = b, s ∈ K are the equations
+With y = Π_{K*}(v) and s = y − v, which are in their cones and orthogonal for any v, the optimality conditions are the
+equations
 
-    R(x, v) = (Aᵀy + c,   Ax + s − b) = 0                                                            (1)
+    R(x, v) = (Px + Aᵀy + c,   Ax + s − b) = 0                                                       (1)
 
 This is the residual map of the homogeneous embedding with τ = 1, where the map has lost its one-dimensional kernel.
 With D = DΠ_{K*}(v) its derivative is
 
-    D R = [ 0    AᵀD   ]
+    D R = [ P    AᵀD   ]
           [ A   D − I ]                                                                             (2)
+
+It is that of the scaled program (:mod:`.scaling`): there y and s are of one size, so that v does not round one of them
+away, and the rows of (2) are, too. The scaling counts as constant. Any scaling gives the same solution, so none has an
+influence on the derivative.
 
 Source: Busseti, Moursi & Boyd 2019, §3; Agrawal et al., Differentiating through a cone program, 2019, §3.
 """
@@ -27,24 +31,42 @@ from ...solution import SolverError, failed_indices
 from ..cones.product import Cones, dual_projection_jacobian, project_rows
 from ..cones.slope import linearise
 from .kkt import factorise
+from .program import Program
+from .scaling import Scaling, shared
 
 REGULARISATION = 1e-9
 
 
-def residual_map(z: Tensor, c: Tensor, A: Tensor, b: Tensor, cones: Cones) -> Tensor:
-    """R of eq. (1) at z = (x, v) ``(*batch, n + m)``; differentiable."""
+def residual_map(
+    z: Tensor,
+    c: Tensor,
+    A: Tensor,
+    b: Tensor,
+    E: Tensor,
+    F: Tensor,
+    of_b: Tensor,
+    of_c: Tensor,
+    *P: Tensor,
+    cones: Cones,
+) -> Tensor:
+    """R of eq. (1) for the scaled program, at its z = (x, v) ``(*batch, n + m)``; differentiable."""
     m, n = A.shape[-2:]
     x, v = z.split((n, m), dim=-1)
     y = v + project_rows(-v, cones)
-    return torch.cat([contract(A.mT, y) + c, contract(A, x) + y - v - b], dim=-1)
+    dual = F * contract(A.mT, E * y) + of_c * F * c
+    for matrix in P:
+        dual = dual + of_c / of_b * F * contract(matrix, F * x)
+    return torch.cat([dual, E * contract(A, F * x) + y - v - Scaling(E, F, of_b, of_c).of_bounds(b)], dim=-1)
 
 
-def residual_jacobian(v: Tensor, A: Tensor, cones: Cones) -> Tensor:
+def residual_jacobian(v: Tensor, A: Tensor, P: Tensor | None, cones: Cones) -> Tensor:
     """Eq. (2), ``(*batch, n + m, n + m)``, for v ``(*batch, m)``."""
     m, n = A.shape[-2:]
     D = dual_projection_jacobian(v, cones)
     batch = torch.broadcast_shapes(v.shape[:-1], A.shape[:-2])
     J = A.new_zeros(*batch, n + m, n + m)
+    if P is not None:
+        J[..., :n, :n] = P
     J[..., :n, n:] = A.mT @ D
     J[..., n:, :n] = A
     J[..., n:, n:] = D - torch.eye(m, dtype=A.dtype, device=A.device)
@@ -52,7 +74,8 @@ def residual_jacobian(v: Tensor, A: Tensor, cones: Cones) -> Tensor:
 
 
 def solve_derivative(operator: LinearOperator, rhs: Tensor, cones: Cones, singular: str = "raise") -> Tensor:
-    """D R w = rhs, or its transpose, for the residual (1) at ``operator.parameters`` = (z, c, A, b).
+    """D R w = rhs, or its transpose, for the residual (1) at ``operator.parameters``, which are those of
+    :func:`residual_map`.
 
     Often D R is singular and the derivative that was asked for exists all the same: with redundant equalities the
     multipliers are not unique but x is; an epigraph variable of an inactive constraint is not unique but the others
@@ -61,9 +84,9 @@ def solve_derivative(operator: LinearOperator, rhs: Tensor, cones: Cones, singul
     Raises:
         SolverError: the derivative is not determined, and ``singular`` is ``"raise"``.
     """
-    z, _, A, _ = operator.parameters
-    n, v = A.shape[-1], z[..., A.shape[-1] :]
-    kkt = factorise(A, linearise(v, cones)[1])
+    v, A, P = _scaled(operator)
+    n = A.shape[-1]
+    kkt = factorise(A, P, linearise(v, cones)[1])
     # The second row of (2) has the sign of the residual, that of cone_kkt the opposite one.
     r1, r2 = rhs[..., :n, None], rhs[..., n:, None]
     if operator.transposed:
@@ -80,6 +103,15 @@ def solve_derivative(operator: LinearOperator, rhs: Tensor, cones: Cones, singul
     return w.squeeze(-1)
 
 
+def _scaled(operator: LinearOperator) -> tuple[Tensor, Tensor, Tensor | None]:
+    """v, and the scaled A and P; where all of a batch share one scaling, they stay shared."""
+    z, c, A, b, E, F, of_b, of_c, *rest = operator.parameters
+    P = rest[0] if rest else None
+    scaling = Scaling(shared(E), shared(F), of_b, of_c)
+    program = scaling.of(Program(c, A, b, P))
+    return z[..., A.shape[-1] :], program.A, program.P
+
+
 def _solve_dense(operator: LinearOperator, rhs: Tensor, cones: Cones, singular: str) -> Tensor:
     """The same with the whole matrix, equilibrated, where Cholesky's factorisation was not good enough.
 
@@ -87,9 +119,9 @@ def _solve_dense(operator: LinearOperator, rhs: Tensor, cones: Cones, singular: 
     range and a little on the diagonal makes it regular. Iterative refinement takes the effect of that out again, unless
     the right-hand side is not in the range.
     """
-    z, _, A, _ = operator.parameters
+    v, A, P = _scaled(operator)
     n = A.shape[-1]
-    J, b = residual_jacobian(z[..., n:], A, cones), rhs.unsqueeze(-1)
+    J, b = residual_jacobian(v, A, P, cones), rhs.unsqueeze(-1)
     sign = torch.ones_like(J[..., :1])
     sign[..., n:, :] = -1
     J = sign * J

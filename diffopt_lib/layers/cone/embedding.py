@@ -1,17 +1,17 @@
 """The homogeneous embedding of a cone program, and what its points prove.
 
-The program, its dual, and their optimality conditions are
+The optimality conditions of the program (:mod:`.program`) are
 
-    min cᵀx  s.t.  Ax + s = b, s ∈ K;      max −bᵀy  s.t.  Aᵀy + c = 0, y ∈ K*;      sᵀy = 0.            (1)
+    Px + Aᵀy + c = 0,     Ax + s = b,     sᵀy = 0,      s ∈ K, y ∈ K*                                     (1)
 
-The homogeneous self-dual embedding multiplies the data by a new variable τ ≥ 0 and gives the duality gap a slack κ ≥ 0:
+The homogeneous embedding multiplies the data by a new variable τ ≥ 0 and gives the duality gap a slack κ ≥ 0:
 
-    Aᵀy + cτ = 0,     Ax + s − bτ = 0,     cᵀx + bᵀy + κ = 0,      sᵀy = 0, τκ = 0                       (2)
+    Px + Aᵀy + cτ = 0,    Ax + s − bτ = 0,    xᵀPx/τ + cᵀx + bᵀy + κ = 0,     sᵀy = 0, τκ = 0                (2)
 
 It always has a solution. One with τ > 0 is, divided by τ, a solution of (1). One with κ > 0 proves that there is none:
-bᵀy < 0 with Aᵀy = 0 that the program is infeasible, cᵀx < 0 with −Ax ∈ K that it is unbounded.
+bᵀy < 0 with Aᵀy = 0 that the program is infeasible, cᵀx < 0 with −Ax ∈ K and Px = 0 that it is unbounded.
 
-Source: Ye, Todd & Mizuno 1994.
+Source: Ye, Todd & Mizuno 1994; with a quadratic objective, Goulart & Chen, Clarabel, 2024, §2.
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ from torch import Tensor
 from ...batch.products import dot, largest, times
 from ...solution import INFEASIBLE, RUNNING, SOLVED, UNBOUNDED
 from ..cones.product import Cones, centre
-from .program import Program, Triple, kkt_residual
-from .scaling import Scaling
+from .program import Program, Triple, equations, violation
 
 
 class Point(NamedTuple):
@@ -59,12 +58,13 @@ class Residual(NamedTuple):
 
 
 def residual(program: Program, point: Point) -> Residual:
-    c, A, b = program
-    return Residual(
-        times(A.mT, point.y) + c * point.tau,
-        times(A, point.x) + point.s - b * point.tau,
-        dot(c, point.x)[:, None] + dot(b, point.y)[:, None] + point.kappa,
-    )
+    (c, A, b, P), (x, y, s, tau, kappa) = program, point
+    of_x = times(A.mT, y) + c * tau
+    gap = dot(c, x)[:, None] + dot(b, y)[:, None] + kappa
+    if P is not None:
+        curvature = times(P, x)
+        of_x, gap = of_x + curvature, gap + dot(x, curvature)[:, None] / tau
+    return Residual(of_x, times(A, x) + s - b * tau, gap)
 
 
 def begin(program: Program, cones: Cones) -> Point:
@@ -78,22 +78,17 @@ def degree(cones: Cones) -> int:
     return cones.degree + 1
 
 
-def examine(program: Program, point: Point, scaling: Scaling, target: float, tolerance: float) -> tuple[Tensor, Triple]:
-    """What a point of the scaled embedding proves about the program as it was given: that (x, y, s)/τ solves it up to a
-    residual of ``target``, or up to ``tolerance`` that it has no solution.
-
-    Returns:
-        The status ``(B,)``, and (x, y, s) of that program: near a solution where it says SOLVED, and certificates with
-        bᵀy = −1 or cᵀx = −1 where it says INFEASIBLE or UNBOUNDED.
-    """
-    x, y, s = scaling.unscale(Triple(point.x, point.y, point.s))
-    solved = kkt_residual(program, Triple(x / point.tau, y / point.tau, s / point.tau)) <= target
+def examine(program: Program, size: Program, point: Point, target: float) -> Tensor:
+    """What a point seems to prove, up to ``target``, ``(B,)``: that (x, y, s)/τ solves the program (SOLVED), or that y
+    or x is a certificate (INFEASIBLE, UNBOUNDED); else RUNNING."""
+    x, y, s, tau, kappa = point
+    at = Triple(x / tau, y / tau, s / tau)
+    solved = violation(equations(program, at), size, at) <= target
     cost, dual_cost = dot(program.c, x), dot(program.b, y)
-    hopeless = (point.kappa > point.tau).squeeze(-1)
-    infeasible = hopeless & (dual_cost < 0) & (largest(times(program.A.mT, y)) <= -tolerance * dual_cost)
-    unbounded = hopeless & (cost < 0) & (largest(times(program.A, x) + s) <= -tolerance * cost)
+    hopeless = (kappa > tau).squeeze(-1)
+    infeasible = hopeless & (dual_cost < 0) & (largest(times(program.A.mT, y)) <= -target * dual_cost)
+    ray = torch.maximum(largest(times(program.A, x) + s), largest(program.curvature(x)))
+    unbounded = hopeless & (cost < 0) & (ray <= -target * cost)
     status = torch.full_like(cost, RUNNING, dtype=torch.int64)
     status[unbounded], status[infeasible], status[solved] = UNBOUNDED, INFEASIBLE, SOLVED
-    of_x = torch.where(unbounded & ~infeasible & ~solved, -cost, point.tau.squeeze(-1))[:, None]
-    of_y = torch.where(infeasible & ~solved, -dual_cost, point.tau.squeeze(-1))[:, None]
-    return status, Triple(x / of_x, y / of_y, s / of_x)
+    return status

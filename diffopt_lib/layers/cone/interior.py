@@ -23,65 +23,52 @@ from ..cones.frames import Frames
 from ..cones.product import Cones
 from .embedding import Point, degree, examine, residual
 from .newton import Newton, Step
-from .program import Program, Triple
-from .scaling import Scaling
+from .program import Program
 
 FRACTION = 0.99  # of the way to the boundary that a step goes
 # What of that it tries, until the cones without a formula for it let it.
 SHORTER = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01, 1e-3, 0.0)
 SHORTEST = 1e-8  # a step that is shorter is the end
-SMALLEST_MU = 1e-15  # of 1 at the start: what has proved nothing by then is a program whose solutions are at infinity
+SMALLEST_MU = 1e-25  # of 1 at the start: what has proved nothing by then is a program whose solutions are at infinity
 
 
 class State(NamedTuple):
-    """Programs as they were given and scaled, the point reached, the length ``(B,)`` of the last step, and how many
-    more there may be ``(B,)``."""
+    """Programs and the sizes of their terms, the point reached, the length ``(B,)`` of the last step, and how many
+    there may be ``(B,)``."""
 
     program: Program
-    scaled: Program
-    scaling: Scaling
+    size: Program
     point: Point
     length: Tensor
     limit: Tensor
 
 
-class Proof(NamedTuple):
-    """The last point, the triple and the status as :func:`.examine` describes them, and the iterations ``(B,)``."""
+class Reached(NamedTuple):
+    """The last point, what it seems to prove (:func:`.examine`), and the iterations ``(B,)``."""
 
     point: Point
-    at: Triple
     status: Tensor
     iterations: Tensor
 
 
 def follow(
-    program: Program,
-    scaled: Program,
-    scaling: Scaling,
-    cones: Cones,
-    point: Point,
-    target: float,
-    tolerance: float,
-    max_iterations: Tensor,
-) -> Proof:
-    """Iterate from a point until every element has proved something about its program, or gets no further.
+    program: Program, size: Program, cones: Cones, point: Point, target: float, max_iterations: Tensor
+) -> Reached:
+    """Iterate from a point until every element seems to have proved something up to ``target``, or gets no further, at
+    most ``max_iterations`` ``(B,)`` times."""
 
-    The path is that of the scaled program; what it proves is judged on the program as it was given: a solution by
-    whether its residual reaches the target, a certificate by the tolerance. ``max_iterations`` is ``(B,)``.
-    """
-
-    def look(state: State, k: int) -> tuple[State, Tensor, Proof]:
-        status, at = examine(state.program, state.point, state.scaling, target, tolerance)
+    def look(state: State, k: int) -> tuple[State, Tensor, Reached]:
+        status = examine(state.program, state.size, state.point, target)
         mu = state.point.gap().squeeze(-1) / degree(cones)
         ended = (state.length < SHORTEST) | (mu < SMALLEST_MU) | (k >= state.limit)
         status = torch.where(ended & (status == RUNNING), STUCK, status)
-        return state, status != RUNNING, Proof(state.point, at, status, torch.full_like(status, k))
+        return state, status != RUNNING, Reached(state.point, status, torch.full_like(status, k))
 
     def step(state: State) -> State:
-        point, length = advance(state.scaled, state.point, cones)
+        point, length = advance(state.program, state.point, cones)
         return state._replace(point=point, length=length)
 
-    start = State(program, scaled, scaling, point, torch.ones_like(point.tau[:, 0]), max_iterations)
+    start = State(program, size, point, torch.ones_like(point.tau[:, 0]), max_iterations)
     return iterate(start, look, step, int(max_iterations.max()) if len(max_iterations) else 0)
 
 
@@ -100,6 +87,18 @@ def advance(program: Program, point: Point, cones: Cones) -> tuple[Point, Tensor
     step, move = newton.refined_step(1 - sigma, r_s, r_tau, left.primal)
     length = longest_central(FRACTION * limit(point, step, frames), point, step, frames)
     return point.moved(move, length), length.squeeze(-1)
+
+
+def extrapolate(program: Program, point: Point, cones: Cones) -> Point:
+    """The end of the path as its tangent at a point has it; s and y may have left their cones.
+
+    Of a complementary pair, one goes to 0 with μ. Along the tangent it is gone, whatever the size of the other: the
+    point shows which of the two it is long before the smaller one becomes small.
+    """
+    left, frames = residual(program, point), Frames.at(point.s, point.y, cones)
+    newton, one = Newton.at(program, point, frames, left), torch.ones_like(point.tau)
+    _, move = newton.refined_step(one, -frames.point, -point.tau * point.kappa, left.primal)
+    return point.moved(move, one)
 
 
 def limit(point: Point, step: Step, frames: Frames) -> Tensor:

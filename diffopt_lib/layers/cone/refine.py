@@ -10,65 +10,73 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...batch.products import largest, times
 from ...batch.rows import iterate
 from ...batch.rows import where as choose
 from ..cones.product import Cones
 from ..cones.slope import Slope, linearise
 from .kkt import factorise
-from .program import Program, Triple
+from .program import Program, Triple, equations, violation
+
+ROUNDING = 4 * torch.finfo(torch.float64).eps
+PATIENCE = 2  # steps that may make it worse, because they lead to another piece of the map
+
+
+class Iterate(NamedTuple):
+    """A point with y = Π_{K*}(v) and s = y − v, what the :func:`.equations` leave there and how much that is ``(B,)``,
+    and the slope of y."""
+
+    at: Triple
+    left: Tensor
+    error: Tensor
+    slope: Slope
+
+    @classmethod
+    def of(cls, program: Program, size: Program, x: Tensor, v: Tensor, cones: Cones, near: Tensor) -> Iterate:
+        y, slope = linearise(v, cones, near)
+        at = Triple(x, y, y - v)
+        left = equations(program, at)
+        return cls(at, left, violation(left, size, at), slope)
 
 
 class State(NamedTuple):
-    """x, y and v of the residual map R, which is ``left`` there, the slope of y, the steps taken, and whether the last
-    one was in vain, ``(B,)`` both."""
+    """The iterate, the best so far and its error, the steps taken ``(B,)``, and how many of them since the best."""
 
     program: Program
-    x: Tensor
-    y: Tensor
-    v: Tensor
-    left: Tensor
-    slope: Slope
+    size: Program
+    now: Iterate
+    best: Triple
+    error: Tensor
     steps: Tensor
-    ended: Tensor
+    vain: Tensor
 
 
-def refine(program: Program, start: Triple, cones: Cones, limit: int = 10) -> tuple[Triple, Tensor]:
-    """Newton steps from x and v = y − s, each element as long as its residual shrinks.
+def refine(
+    program: Program, size: Program, start: Triple, cones: Cones, limit: int = 10
+) -> tuple[Triple, Tensor, Tensor]:
+    """Newton steps from x and v = y − s, for each element as long as they bring its residual down.
 
     The little that :mod:`.kkt` adds to the matrix makes the step a definite one where the solution is not unique.
 
     Returns:
-        x, and y and s, the projections of v and −v; and the number of steps taken ``(B,)``.
+        x, and y and s, the projections of v and −v; their :func:`.violation` ``(B,)``; the number of steps ``(B,)``.
     """
 
-    def look(at: State, k: int) -> tuple[State, Tensor, tuple[Triple, Tensor]]:
-        size = largest(at.left)
-        terms = largest(at.program.c) + largest(at.program.b) + largest(at.x) + largest(at.v)
-        rounding = 4 * torch.finfo(size.dtype).eps * terms
-        stop = at.ended | ~(size > rounding) | ~torch.isfinite(size)
-        return at, stop, (Triple(at.x, at.y, at.y - at.v), at.steps)
+    def look(state: State, k: int) -> tuple[State, Tensor, tuple[Triple, Tensor, Tensor]]:
+        stop = (state.vain > PATIENCE) | ~(state.error > ROUNDING) | ~torch.isfinite(state.now.error)
+        return state, stop, (state.best, state.error, state.steps)
 
-    def step(at: State) -> State:
-        n = at.x.shape[-1]
-        kkt = factorise(at.program.A, at.slope)
-        dx, dv = kkt.solve(-at.left[:, :n, None], at.left[:, n:, None])
-        x, v = at.x + dx.squeeze(-1), at.v + dv.squeeze(-1)
+    def step(state: State) -> State:
+        program, size, (at, left, _, slope), best, error, steps, vain = state
+        n, m = at.x.shape[-1], at.s.shape[-1]
+        dx, dv = factorise(program.A, program.P, slope).solve(-left[:, :n, None], left[:, n : n + m, None])
+        x, v = at.x + dx.squeeze(-1), at.y - at.s + dv.squeeze(-1)
         finite = torch.isfinite(x).all(-1) & torch.isfinite(v).all(-1)
-        v = torch.where(finite[:, None], v, 0)
-        y, slope = linearise(v, cones, at.y - at.v)
-        left = _residual(at.program, x, y, v)
-        better = finite & (largest(left) < 0.5 * largest(at.left))
-        x, y, v, left = choose(better, (x, y, v, left), (at.x, at.y, at.v, at.left))
-        return State(at.program, x, y, v, left, slope, at.steps + better.long(), ~better)
+        now = Iterate.of(program, size, x, torch.where(finite[:, None], v, 0), cones, at.s)
+        now = now._replace(error=torch.where(finite, now.error, torch.nan))
+        better = now.error < 0.5 * error
+        best, error = choose(better, (now.at, now.error), (best, error))
+        return State(program, size, now, best, error, steps + 1, torch.where(better, 0, vain + 1))
 
-    v = start.y - start.s
-    y, slope = linearise(v, cones, start.s)
-    steps = torch.zeros(len(v), dtype=torch.int64, device=v.device)
-    left = _residual(program, start.x, y, v)
-    return iterate(State(program, start.x, y, v, left, slope, steps, steps > 0), look, step, limit)
-
-
-def _residual(program: Program, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
-    c, A, b = program
-    return torch.cat([times(A.mT, y) + c, times(A, x) + y - v - b], dim=-1)
+    first = Iterate.of(program, size, start.x, start.y - start.s, cones, start.s)
+    nothing = torch.zeros_like(first.error, dtype=torch.int64)
+    return iterate(State(program, size, first, first.at, first.error, nothing, nothing), look, step, limit)

@@ -1,120 +1,188 @@
-"""Forward: from a guess or along the central path to near a solution, from there by refinement to rounding level."""
+"""Forward: from a guess or along the central path to near a solution, and from there by refinement to rounding level.
+
+A point of the path counts for nothing until it has been refined. It is solved where the optimality conditions then hold
+to rounding level, and infeasible or unbounded where a certificate does (:mod:`.certificate`). Otherwise the path goes
+on, to the limit of the arithmetic.
+"""
 
 from __future__ import annotations
 
+import warnings
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ...batch.rows import relay
+from ...batch.products import dot
+from ...batch.rows import relay, scatter, select
 from ...batch.rows import where as choose
-from ...solution import INFEASIBLE, RUNNING, SOLVED, STUCK, UNBOUNDED, raise_failed
+from ...solution import INFEASIBLE, RUNNING, SOLVED, STUCK, UNBOUNDED, failed_indices, raise_failed
 from ..cones.product import Cones, project_rows
+from .certificate import proves_infeasible, proves_unbounded, sharpen_infeasible, sharpen_unbounded
 from .embedding import Point, begin
-from .interior import follow
-from .program import Program, Triple, kkt_residual
+from .interior import extrapolate, follow
+from .program import Program, Triple, equations, magnitudes, violation
 from .refine import refine
-from .scaling import Scaling, equilibrate
+from .scaling import Scaling, balance, equilibrate
 
-# The path is left for polishing where the residual is EARLY times the tolerance, if that makes it as much smaller.
-EARLY = 1e3
+# The residuals at which the path is left for refinement, if that succeeds; the last is where it ends.
+TARGETS = (1e-5, 1e-8, 1e-11, 0.0)
+CONFIRMED = 1e-13  # a violation that counts as rounding, 
+AT_THE_END = 1e-10  # and where the path has gone as far as the arithmetic does
+
+
+class Settings(NamedTuple):
+    """The options of :func:`.solve_cone`, and whether there is a guess."""
+
+    tolerance: float
+    max_iterations: int
+    on_failure: str
+    warm: bool
 
 
 class Problem(NamedTuple):
-    """Programs as they were given, the same equilibrated, and a guess at (x, y, s)."""
+    """Programs as they were given; the same equilibrated, with the sizes of their terms; and a guess at (x, y, s)."""
 
+    given: Program
     program: Program
-    scaled: Program
+    size: Program
     scaling: Scaling
     guess: Triple
 
 
 class Found(NamedTuple):
-    """What there is so far: (x, y, s), or a certificate in it, as the status ``(B,)`` says; the iterations ``(B,)``;
-    and the point where the path goes on."""
+    """What there is so far: (x, y, s), or a certificate in it, as the status ``(B,)`` says; its violation ``(B,)``; the
+    iterations ``(B,)``; and the point where the path goes on."""
 
     at: Triple
     status: Tensor
+    error: Tensor
     iterations: Tensor
     point: Point
 
 
 def solve(
-    start: Tensor,
-    c: Tensor,
-    A: Tensor,
-    b: Tensor,
-    cones: Cones,
-    warm: bool,
-    tolerance: float,
-    max_iterations: int,
-    on_failure: str,
+    cones: Cones, settings: Settings, start: Tensor, c: Tensor, A: Tensor, b: Tensor, P: Tensor | None = None
 ) -> tuple[Tensor, ...]:
-    """The algorithm on plain tensors with aligned batch dimensions; ``start`` is a guess at (x, v) if ``warm``.
+    """The algorithm on plain tensors with aligned batch dimensions; ``start`` is a guess at (x, v) if there is one.
 
-    Returns z = (x, v), the slack s and what it is away from the projection of −v (0 after polishing), the status, the
-    iterations, the residual, and the two certificates.
+    Returns z = (x, v) of the scaled program, its slack s and what that is away from the projection of −v (0 after
+    refinement), the four scales, the status, whether it is confirmed, the iterations, the residual, and the two
+    certificates.
     """
     batch, (m, n) = start.shape[:-1], A.shape[-2:]
-    program = Program.of(c, A, b, batch)
-    x, v = start.reshape(batch.numel(), n + m).split((n, m), dim=-1)
+    problem = _prepare(Program.of(c, A, b, P, batch), start.reshape(batch.numel(), n + m), cones)
+    attempts = [partial(_from_guess, cones=cones, warm=settings.warm)]
+    attempts += [partial(_along_the_path, cones=cones, settings=settings, target=target) for target in TARGETS]
+    found = relay(problem, attempts, lambda found: found.status != RUNNING)
+    good_enough = torch.where(found.error <= max(settings.tolerance, AT_THE_END), SOLVED, STUCK)
+    found = found._replace(status=torch.where(found.status == RUNNING, good_enough, found.status))
+    _complain(found, batch, settings)
+    return tuple(t.reshape(batch + t.shape[1:]) for t in _results(problem, found, cones))
+
+
+def _prepare(given: Program, start: Tensor, cones: Cones) -> Problem:
+    E, F = equilibrate(given.A, given.P, cones)
+    E = torch.where(cones.without_bound(given.b), 0, E)
+    scaling = balance(given, E, F, cones)
+    program = scaling.of(given)
+    x, v = start.split((given.A.shape[-1], given.A.shape[-2]), dim=-1)
     y = v + project_rows(-v, cones)
-    problem = Problem(program, *equilibrate(program, cones), Triple(x, y, y - v))
-
-    def from_guess(problem: Problem) -> Found:
-        at, iterations = _polish(problem, cones, problem.guess) if warm else (problem.guess, torch.zeros_like(nobody))
-        solved = warm & (kkt_residual(problem.program, at) <= tolerance)
-        return Found(at, torch.where(solved, SOLVED, RUNNING), iterations, begin(problem.scaled, cones))
-
-    def along_the_path(problem: Problem, found: Found, target: float, enough: float) -> Found:
-        limit = (max_iterations - found.iterations).clamp_min(0)
-        point, at, status, steps = follow(*problem[:3], cones, found.point, target, tolerance, limit)
-        ended = (status == SOLVED) | (status == STUCK)
-        at = choose(ended, _polish(problem, cones, at)[0], at)
-        good = kkt_residual(problem.program, at) <= enough
-        status = torch.where(ended & good, SOLVED, torch.where((status == SOLVED) & ~good, RUNNING, status))
-        return Found(at, status, found.iterations + steps, point)
-
-    def early(problem: Problem, found: Found) -> Found:
-        return along_the_path(problem, found, EARLY * tolerance, tolerance / EARLY)
-
-    def late(problem: Problem, found: Found) -> Found:
-        return along_the_path(problem, found, tolerance, tolerance)
-
-    nobody = torch.zeros(batch.numel(), dtype=torch.int64, device=x.device)
-    found = relay(problem, (from_guess, early, late), lambda found: found.status != RUNNING)
-    residual = kkt_residual(program, found.at)
-    if on_failure == "raise":
-        _raise_failed(found.status.reshape(batch), residual.reshape(batch))
-    return tuple(t.reshape(batch + t.shape[1:]) for t in _results(found, residual, cones))
+    return Problem(given, program, magnitudes(program), scaling, scaling.scale(Triple(x, y, y - v)))
 
 
-def _polish(problem: Problem, cones: Cones, at: Triple) -> tuple[Triple, Tensor]:
-    """(x, y, s) refined on the residual map of the scaled program, where that makes the optimality conditions hold
-    better, and the Newton steps that it took."""
-    program, scaled, scaling, _ = problem
-    refined, steps = refine(scaled, scaling.scale(at), cones)
-    refined = scaling.unscale(refined)
-    return choose(kkt_residual(program, refined) <= kkt_residual(program, at), refined, at), steps
+def _from_guess(problem: Problem, cones: Cones, warm: bool) -> Found:
+    nothing = torch.zeros(len(problem.guess.x), dtype=torch.int64, device=problem.guess.x.device)
+    at, iterations = problem.guess, nothing
+    error = torch.full_like(at.x[:, 0], torch.inf)
+    if warm:
+        at, error, iterations = refine(problem.program, problem.size, problem.guess, cones)
+    status = torch.where(error <= CONFIRMED, SOLVED, RUNNING)
+    return Found(at, status, error, iterations, begin(problem.program, cones))
 
 
-def _results(found: Found, residual: Tensor, cones: Cones) -> tuple[Tensor, ...]:
-    (x, y, s), status, iterations, _ = found
-    infeasible_because = torch.where((status == INFEASIBLE)[:, None], y, torch.nan)
-    unbounded_because = torch.where((status == UNBOUNDED)[:, None], x, torch.nan)
+def _along_the_path(problem: Problem, found: Found, cones: Cones, settings: Settings, target: float) -> Found:
+    limit = (settings.max_iterations - found.iterations).clamp_min(0)
+    point, status, iterations = follow(problem.program, problem.size, cones, found.point, target, limit)
+    found = found._replace(point=point, iterations=found.iterations + iterations)
+    found = _refined(problem, found, cones)
+    hopeless = (found.status == RUNNING) & (point.kappa > point.tau).squeeze(-1)
+    if hopeless.any():
+        part = _proved(select(problem, hopeless), select(found, hopeless), cones)
+        found = scatter(found, hopeless, part)
+    return found
+
+
+def _refined(problem: Problem, found: Found, cones: Cones) -> Found:
+    """What refinement makes of the end of the path, seen from the point reached, if that is better than the point."""
+    program, size, point = problem.program, problem.size, found.point
+    here, ahead = _solution(point), _solution(extrapolate(program, point, cones))
+    at, error, _ = refine(program, size, choose(torch.isfinite(ahead.x).all(-1), ahead, here), cones)
+    before = violation(equations(program, here), size, here)
+    at, error = choose(error <= before, (at, error), (here, before))
+    at, error = choose(error <= found.error, (at, error), (found.at, found.error))
+    return found._replace(at=at, error=error, status=torch.where(error <= CONFIRMED, SOLVED, RUNNING))
+
+
+def _solution(point: Point) -> Triple:
+    return Triple(point.x / point.tau, point.y / point.tau, point.s / point.tau)
+
+
+def _proved(problem: Problem, found: Found, cones: Cones) -> Found:
+    """Certificates that the point reached is near to, if the program as it was given has them."""
+    program, scaling, (x, y, s, *_) = problem.program, problem.scaling, found.point
+    y = sharpen_infeasible(program, y / -dot(program.b, y)[:, None], cones)
+    x = sharpen_unbounded(program, x / -dot(program.c, x)[:, None], cones)
+    certificate = scaling.unscale(Triple(x, y, s))
+    infeasible = proves_infeasible(problem.given, certificate.y, cones)
+    unbounded = proves_unbounded(problem.given, certificate.x, cones)
+    status = torch.where(infeasible, INFEASIBLE, torch.where(unbounded, UNBOUNDED, RUNNING))
+    at = choose(status == RUNNING, found.at, Triple(x, y, found.at.s))
+    return found._replace(at=at, status=status)
+
+
+def _results(problem: Problem, found: Found, cones: Cones) -> tuple[Tensor, ...]:
+    status, scaling, given = found.status, problem.scaling, problem.given
+    certificate = scaling.unscale(found.at)
+    of_y, of_x = -dot(given.b, certificate.y), -dot(given.c, certificate.x)
+    infeasible_because = torch.where((status == INFEASIBLE)[:, None], certificate.y / of_y[:, None], torch.nan)
+    unbounded_because = torch.where((status == UNBOUNDED)[:, None], certificate.x / of_x[:, None], torch.nan)
     x, y, s = (torch.where((status == SOLVED)[:, None], t, 0) for t in found.at)
     v = y - s
-    gap = s - project_rows(-v, cones, s)
-    return torch.cat([x, v], -1), s, gap, status, iterations, residual, infeasible_because, unbounded_because
-
-
-def _raise_failed(status: Tensor, residual: Tensor) -> None:
-    raise_failed(
+    away = s - project_rows(-v, cones, s)
+    scales = (scaling.E.expand_as(s), scaling.F.expand_as(x), scaling.of_b, scaling.of_c)
+    z = torch.cat([x, v], dim=-1)
+    confirmed = (status == SOLVED) & (found.error <= AT_THE_END)
+    return (
+        z,
+        s,
+        away,
+        *scales,
         status,
-        {
-            INFEASIBLE: "the cone program is infeasible (a y in K* has Aᵀy = 0 and bᵀy < 0).",
-            UNBOUNDED: "the cone program is unbounded (an x has −Ax in K and cᵀx < 0).",
-            STUCK: lambda failed: f"no convergence to the tolerance (residual {residual[failed].max().item():.1e}).",
-        },
+        confirmed,
+        found.iterations,
+        found.error,
+        infeasible_because,
+        unbounded_because,
     )
+
+
+def _complain(found: Found, batch: torch.Size, settings: Settings) -> None:
+    status, error = found.status.reshape(batch), found.error.reshape(batch)
+    doubtful = (status == SOLVED) & (error > AT_THE_END)
+    if doubtful.any():
+        warnings.warn(
+            f"cone programs were solved to a residual of {error[doubtful].max().item():.1e} and no better: the "
+            f"derivative there may be that of a neighbouring piece. Batch elements: {failed_indices(doubtful)[:5]}",
+            stacklevel=2,
+        )
+    if settings.on_failure == "raise":
+        raise_failed(
+            status,
+            {
+                INFEASIBLE: "the cone program is infeasible (a y in K* has Aᵀy = 0 and bᵀy < 0).",
+                UNBOUNDED: "the cone program is unbounded (an x has −Ax in K and cᵀx < 0).",
+                STUCK: lambda failed: f"no convergence to the tolerance (residual {error[failed].max().item():.1e}).",
+            },
+        )

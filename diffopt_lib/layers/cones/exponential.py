@@ -198,17 +198,29 @@ class Exponential:
         y / √(sᵀy),    δy / √(δsᵀδy),    √t · (s × δs),      t = det H / det [s δs]ᵀH[s δs],
 
     the last being what H has left orthogonal to s and s̄. Near the path, where δs = 0, the second direction is H's, too.
+
+    All this is computed where s is (−ψ/y, 1, 1): the map (x, y, z) ↦ ((x − y log(s₃/s₂)) / s₂, y / s₂, z / s₃) takes the
+    cone to itself, and rounding errors do not depend on how small s₂ is.
+
+    Attributes:
+        matrix, point: G and λ.
+        inner, dual_inner: G and its inverse transposed after that map.
+        s, y, barrier: the pair and the barrier there.
     """
 
     matrix: Tensor
     point: Tensor
-    dual_matrix: Tensor
+    inner: Tensor
+    dual_inner: Tensor
     s: Tensor
     y: Tensor
     barrier: Barrier
 
     @classmethod
     def at(cls, s: Tensor, y: Tensor) -> Exponential:
+        _, second, third = s.unsqueeze(-1).unbind(-2)
+        scale, log_ratio = torch.cat([second, second, third], dim=-1), torch.log(third / second)
+        s, y = _sheared(s / scale, -log_ratio), _sheared(y * scale, log_ratio, transpose=True)
         barrier, gap = Barrier.at(s), _dot(s, y)
         mu = gap / 3
         on_path = -mu * barrier.gradient()  # the y of the path for this s, and Hs
@@ -223,22 +235,23 @@ class Exponential:
         t = mu**3 * barrier.hessian_determinant() / (gap * _dot(ds, H_ds) - s_H_ds.square())
         across, dual_across = torch.linalg.cross(torch.stack([s, y]), torch.stack([ds, dy]))
         root, first, second = t.sqrt(), gap.sqrt(), length.sqrt()
-        matrix = torch.stack([y / first, dy / second, root * across], dim=-2)
-        dual_matrix = torch.stack([s / first, ds / second, dual_across / (root * gap * length)], dim=-2)
+        inner = torch.stack([y / first, dy / second, root * across], dim=-2)
+        dual_inner = torch.stack([s / first, ds / second, dual_across / (root * gap * length)], dim=-2)
         point = torch.cat([first, torch.zeros_like(s[..., 1:])], dim=-1)
-        return cls(matrix, point, dual_matrix, s, y, barrier)
+        matrix = _sheared(inner, -log_ratio.unsqueeze(-2), transpose=True) / scale.unsqueeze(-2)
+        return cls(matrix, point, inner, dual_inner, s, y, barrier)
 
     def centring(self, ds: Tensor, dy: Tensor, mu: Tensor) -> Tensor:
         ds, dy = self.leave(ds, dy)
         correction = 0.5 * self.barrier.third_derivative(ds, self.barrier.hessian_solve(dy))
-        return contract(self.dual_matrix, correction - mu * self.barrier.gradient())
+        return contract(self.dual_inner, correction - mu * self.barrier.gradient())
 
     def shrinkage(self, d: Tensor) -> Tensor:
         return d.new_zeros(*d.shape[:-2], 0)
 
     def leave(self, ds: Tensor, dy: Tensor) -> Pair:
-        """Steps in the frame as steps of s and y."""
-        return contract(self.dual_matrix.mT, ds), contract(self.matrix.mT, dy)
+        """Steps in the frame as steps of s and y after the map."""
+        return contract(self.dual_inner.mT, ds), contract(self.inner.mT, dy)
 
     def inside(self, ds: Tensor, dy: Tensor, lengths: Tensor) -> Tensor:
         s, y = self._after(ds, dy, lengths)
@@ -258,7 +271,14 @@ class Exponential:
         return self.s.unsqueeze(1) + lengths * ds.unsqueeze(1), self.y.unsqueeze(1) + lengths * dy.unsqueeze(1)
 
 
+def _sheared(v: Tensor, by: Tensor, transpose: bool = False) -> Tensor:
+    """(x + by · y, y, z) for v = (x, y, z) ``(..., 3)``; or (x, y + by · x, z)."""
+    x, y, z = v.unsqueeze(-1).unbind(-2)
+    return torch.cat([x, y + by * x, z] if transpose else [x + by * y, y, z], dim=-1)
+
+
 EXPONENTIAL = Kind(
+    is_bound=False,
     rows=lambda order: 3,
     degree=lambda size: 3,
     centre=lambda size: list(CENTRE),

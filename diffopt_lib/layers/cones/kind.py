@@ -50,6 +50,7 @@ class Kind:
     """A kind of cone. Tensors ``(*batch, count, size)`` are rows of ``count`` such cones, each of ``size`` rows.
 
     Attributes:
+        is_bound: whether a row b − aᵀx in it says aᵀx ≤ b, which is nothing if b is huge.
         rows: the size of a cone of the order that :class:`.Cones` lists.
         degree: sᵀy / μ of a cone of this size where all complementary products are μ.
         centre: the s of a cone of this size that is −∇F(s), for its barrier F: there the central path starts.
@@ -59,6 +60,7 @@ class Kind:
         frame: the frames of s and y.
     """
 
+    is_bound: bool
     rows: Callable[[int], int]
     degree: Callable[[int], int]
     centre: Callable[[int], list[float]]

@@ -51,6 +51,7 @@ class Nonnegative:
 
 
 NONNEGATIVE = Kind(
+    is_bound=True,
     rows=lambda order: 1,
     degree=lambda size: 1,
     centre=lambda size: [1.0],
@@ -96,6 +97,7 @@ class Zero:
 
 
 ZERO = Kind(
+    is_bound=False,
     rows=lambda order: 1,
     degree=lambda size: 0,
     centre=lambda size: [0.0],

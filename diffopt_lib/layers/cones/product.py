@@ -39,6 +39,8 @@ KINDS: dict[str, Kind] = {
     "exp": EXPONENTIAL,
 }
 
+NO_BOUND = 1e20
+
 
 @dataclass(frozen=True)
 class Block:
@@ -113,6 +115,11 @@ class Cones:
                     blocks.append(Block(name, start, count, size))
                     start += count * size
         return tuple(blocks)
+
+    def without_bound(self, b: Tensor) -> Tensor:
+        """Which rows of b ``(*batch, m)`` are no constraint, because they say that something is at most 10²⁰ or ∞."""
+        can_be = [block.cone.is_bound for block in self.blocks for _ in range(block.count * block.size)]
+        return (b >= NO_BOUND) & torch.tensor(can_be, dtype=torch.bool, device=b.device)
 
 
 def _sizes(name: str, sizes: Iterable[int], least: int) -> tuple[int, ...]:

@@ -121,6 +121,7 @@ def _determinant(v: Tensor) -> Tensor:
 
 
 SECOND_ORDER = Kind(
+    is_bound=False,
     rows=lambda size: size,
     degree=lambda size: 1,
     centre=lambda size: [1.0] + [0.0] * (size - 1),

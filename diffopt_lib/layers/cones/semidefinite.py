@@ -208,6 +208,7 @@ def _finite(M: Tensor) -> Tensor:
 
 
 SEMIDEFINITE = Kind(
+    is_bound=False,
     rows=lambda order: order * (order + 1) // 2,
     degree=order_of,
     centre=_centre,
