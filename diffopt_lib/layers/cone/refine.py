@@ -17,8 +17,9 @@ from ..cones.slope import Slope, linearise
 from .kkt import factorise
 from .program import Program, Triple, equations, violation
 
-ROUNDING = 4 * torch.finfo(torch.float64).eps
-PATIENCE = 2  # steps that may make it worse, because they lead to another piece of the map
+ROUNDING = 16 * torch.finfo(torch.float64).eps
+CONFIRMED = 1e-13  # a violation at which Newton's method has converged
+PATIENCE = 2  # steps that may make it worse before that, because they lead to another piece of the map
 
 
 class Iterate(NamedTuple):
@@ -58,12 +59,13 @@ def refine(
     The little that :mod:`.kkt` adds to the matrix makes the step a definite one where the solution is not unique.
 
     Returns:
-        x, and y and s, the projections of v and −v; their :func:`.violation` ``(B,)``; the number of steps ``(B,)``.
+        x, and y and s, the projections of v and −v; their :func:`.violation` ``(B,)``; the number of steps to there ``(B,)``.
     """
 
     def look(state: State, k: int) -> tuple[State, Tensor, tuple[Triple, Tensor, Tensor]]:
-        stop = (state.vain > PATIENCE) | ~(state.error > ROUNDING) | ~torch.isfinite(state.now.error)
-        return state, stop, (state.best, state.error, state.steps)
+        in_vain = state.vain > torch.where(state.error <= CONFIRMED, 0, PATIENCE)
+        stop = in_vain | ~(state.error > ROUNDING) | ~torch.isfinite(state.now.error)
+        return state, stop, (state.best, state.error, state.steps - state.vain)
 
     def step(state: State) -> State:
         program, size, (at, left, _, slope), best, error, steps, vain = state

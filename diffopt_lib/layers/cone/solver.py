@@ -22,14 +22,13 @@ from ..cones.product import Cones, project_rows
 from .certificate import proves_infeasible, proves_unbounded, sharpen_infeasible, sharpen_unbounded
 from .embedding import Point, begin
 from .interior import extrapolate, follow
-from .program import Program, Triple, equations, magnitudes, violation
-from .refine import refine
+from .program import Program, Triple, magnitudes
+from .refine import CONFIRMED, refine
 from .scaling import Scaling, balance, equilibrate
 
 # The residuals at which the path is left for refinement, if that succeeds; the last is where it ends.
 TARGETS = (1e-5, 1e-8, 1e-11, 0.0)
-CONFIRMED = 1e-13  # a violation that counts as rounding, 
-AT_THE_END = 1e-10  # and where the path has gone as far as the arithmetic does
+AT_THE_END = 1e-10  # a violation that counts as rounding where the path has gone as far as the arithmetic does
 
 
 class Settings(NamedTuple):
@@ -115,12 +114,10 @@ def _along_the_path(problem: Problem, found: Found, cones: Cones, settings: Sett
 
 
 def _refined(problem: Problem, found: Found, cones: Cones) -> Found:
-    """What refinement makes of the end of the path, seen from the point reached, if that is better than the point."""
-    program, size, point = problem.program, problem.size, found.point
-    here, ahead = _solution(point), _solution(extrapolate(program, point, cones))
-    at, error, _ = refine(program, size, choose(torch.isfinite(ahead.x).all(-1), ahead, here), cones)
-    before = violation(equations(program, here), size, here)
-    at, error = choose(error <= before, (at, error), (here, before))
+    """What refinement makes of the end of the path as it looks from the point reached, if that is the best so far."""
+    point, ahead = found.point, extrapolate(problem.program, found.point, cones)
+    start = choose(torch.isfinite(ahead.x).all(-1), _solution(ahead), _solution(point))
+    at, error, _ = refine(problem.program, problem.size, start, cones)
     at, error = choose(error <= found.error, (at, error), (found.at, found.error))
     return found._replace(at=at, error=error, status=torch.where(error <= CONFIRMED, SOLVED, RUNNING))
 
