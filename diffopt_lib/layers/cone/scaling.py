@@ -78,21 +78,30 @@ def equilibrate(A: Tensor, P: Tensor | None, cones: Cones, rounds: int = 10) -> 
 def balance(program: Program, E: Tensor, F: Tensor, cones: Cones) -> Scaling:
     """The scaling with these E and F, in which b and c are of size 1.
 
-    The size of b is how far from feasible x = 0 is, because bounds that are far away may be as large as they like. If
-    x = 0 is feasible, it is that of the nearest bound. The rows of bounds that are FAR times as large are scaled down.
+    A bound that is far away and a price that nobody pays may be as large as they like, and must not make all else look
+    small. So the size of b is how far from feasible x = 0 is; or, if that is feasible, how far the nearest bound. The
+    size of c is the largest that is not FAR above the median. Rows and columns with a b or c FAR above are scaled down.
     """
     b, c = E * program.b, F * program.c
     away = largest(b - project_rows(b, cones))
-    bounds = largest_of_cones(b.abs(), cones)
-    nearest = torch.where(bounds > 0, bounds, torch.inf).amin(-1) if b.shape[-1] else torch.full_like(away, torch.inf)
-    size_of_b = torch.where(away > 0, away, torch.where(torch.isfinite(nearest), nearest, 1)).unsqueeze(-1)
-    size_of_c = largest(c).unsqueeze(-1)
+    bounds, prices = largest_of_cones(b.abs(), cones), c.abs()
+    size_of_b = torch.where(away > 0, away, _or_one(_smallest(bounds))).unsqueeze(-1)
+    median = torch.where(prices > 0, prices, torch.nan).nanmedian(-1, keepdim=True).values
+    size_of_c = torch.where(prices <= FAR * median, prices, 0).amax(-1, keepdim=True)
     if program.P is not None:
         curvature = largest(F.unsqueeze(-1) * program.P * F.unsqueeze(-2), (-2, -1)).unsqueeze(-1)
         size_of_c = torch.maximum(size_of_c, curvature * size_of_b)
-    far = bounds / size_of_b
-    E = E / torch.where(far > FAR, far, 1)
-    return Scaling(E, F, 1 / size_of_b, 1 / _or_one(size_of_c))
+    size_of_c = _or_one(size_of_c)
+    bounds, prices = bounds / size_of_b, prices / size_of_c
+    E, F = E / torch.where(bounds > FAR, bounds, 1), F / torch.where(prices > FAR, prices, 1)
+    return Scaling(E, F, 1 / size_of_b, 1 / size_of_c)
+
+
+def _smallest(size: Tensor) -> Tensor:
+    """The smallest positive entry; 0 if there is none."""
+    positive = torch.where(size > 0, size, torch.inf)
+    smallest = positive.amin(-1) if size.shape[-1] else torch.full_like(size.sum(-1), torch.inf)
+    return torch.where(torch.isfinite(smallest), smallest, 0)
 
 
 def largest_of_cones(rows: Tensor, cones: Cones) -> Tensor:
