@@ -22,6 +22,7 @@ from ..cones.product import Cones, project_rows
 from .certificate import proves_infeasible, proves_unbounded, sharpen_infeasible, sharpen_unbounded
 from .embedding import Point, begin
 from .interior import extrapolate, follow
+from .outside import is_quicker, start
 from .program import Program, Triple, magnitudes
 from .refine import CONFIRMED, refine
 from .scaling import Scaling, balance, equilibrate
@@ -62,17 +63,19 @@ class Found(NamedTuple):
 
 
 def solve(
-    cones: Cones, settings: Settings, start: Tensor, c: Tensor, A: Tensor, b: Tensor, P: Tensor | None = None
+    cones: Cones, settings: Settings, guess: Tensor, c: Tensor, A: Tensor, b: Tensor, P: Tensor | None = None
 ) -> tuple[Tensor, ...]:
-    """The algorithm on plain tensors with aligned batch dimensions; ``start`` is a guess at (x, v) if there is one.
+    """The algorithm on plain tensors with aligned batch dimensions; ``guess`` is one at (x, v) if there is one.
 
     Returns z = (x, v) of the scaled program, its slack s and what that is away from the projection of −v (0 after
     refinement), the four scales, the status, whether it is confirmed, the iterations, the residual, and the two
     certificates.
     """
-    batch, (m, n) = start.shape[:-1], A.shape[-2:]
-    problem = _prepare(Program.of(c, A, b, P, batch), start.reshape(batch.numel(), n + m), cones)
+    batch, (m, n) = guess.shape[:-1], A.shape[-2:]
+    problem = _prepare(Program.of(c, A, b, P, batch), guess.reshape(batch.numel(), n + m), cones)
     attempts = [partial(_from_guess, cones=cones, warm=settings.warm)]
+    if is_quicker(problem.program):
+        attempts.append(partial(_from_outside, cones=cones))
     attempts += [partial(_along_the_path, cones=cones, settings=settings, target=target) for target in TARGETS]
     found = relay(problem, attempts, lambda found: found.status != RUNNING)
     good_enough = torch.where(found.error <= max(settings.tolerance, AT_THE_END), SOLVED, STUCK)
@@ -99,6 +102,16 @@ def _from_guess(problem: Problem, cones: Cones, warm: bool) -> Found:
         at, error, iterations = refine(problem.program, problem.size, problem.guess, cones)
     status = torch.where(error <= CONFIRMED, SOLVED, RUNNING)
     return Found(at, status, error, iterations, begin(problem.program, cones))
+
+
+def _from_outside(problem: Problem, found: Found, cones: Cones) -> Found:
+    guess, iterations = start(problem.program, cones)
+    known = torch.isfinite(guess.x).all(-1)
+    at, error, _ = refine(problem.program, problem.size, choose(known, guess, found.at), cones)
+    solved = known & (error <= CONFIRMED)
+    at, error = choose(solved, (at, error), (found.at, found.error))
+    status = torch.where(solved, SOLVED, RUNNING)
+    return found._replace(at=at, error=error, status=status, iterations=torch.where(solved, iterations, 0))
 
 
 def _along_the_path(problem: Problem, found: Found, cones: Cones, settings: Settings, target: float) -> Found:

@@ -286,4 +286,5 @@ EXPONENTIAL = Kind(
     jacobian=exponential_jacobian,
     linearise=linearise_exponential,
     frame=Exponential.at,
+    outside=lambda count, size: count * [("ExponentialConeT",)],
 )

@@ -5,7 +5,7 @@ To add one: a file like :mod:`.second_order`, its line in :data:`.product.KINDS`
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -58,6 +58,8 @@ class Kind:
         jacobian: DΠ(v), ``(*batch, count, size, size)``.
         linearise: y, D and W as :mod:`.slope` defines them, for v and perhaps a point near s.
         frame: the frames of s and y.
+        outside: how Clarabel names ``count`` cones of this size: class and arguments of each.
+        outside_order: which of our rows it has first, second, … in a cone of this size.
     """
 
     is_bound: bool
@@ -68,3 +70,5 @@ class Kind:
     jacobian: Callable[[Tensor], Tensor]
     linearise: Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor, Tensor]]
     frame: Callable[[Tensor, Tensor], Frame]
+    outside: Callable[[int, int], list[tuple]]
+    outside_order: Callable[[int], Sequence[int]] = range

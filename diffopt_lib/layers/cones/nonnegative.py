@@ -59,6 +59,7 @@ NONNEGATIVE = Kind(
     jacobian=nonnegative_jacobian,
     linearise=linearise_nonnegative,
     frame=Nonnegative.at,
+    outside=lambda count, size: [("NonnegativeConeT", count)],
 )
 
 
@@ -105,4 +106,5 @@ ZERO = Kind(
     jacobian=zero_jacobian,
     linearise=linearise_zero,
     frame=Zero.at,
+    outside=lambda count, size: [("ZeroConeT", count)],
 )

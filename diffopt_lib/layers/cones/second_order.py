@@ -129,4 +129,5 @@ SECOND_ORDER = Kind(
     jacobian=second_order_jacobian,
     linearise=linearise_second_order,
     frame=SecondOrder.at,
+    outside=lambda count, size: count * [("SecondOrderConeT", size)],
 )

@@ -196,6 +196,13 @@ class _Lyapunov(torch.autograd.Function):
         return _Lyapunov.apply(*batch_first(info, in_dims, tensors)), 0
 
 
+def _upper_triangle(size: int) -> list[int]:
+    """Where the entries of the upper triangle, column by column, stand in our vector, which has the lower one."""
+    k = order_of(size)
+    places = {(row, column): at for at, (row, column) in enumerate((r, c) for c in range(k) for r in range(c, k))}
+    return [places[column, row] for column in range(k) for row in range(column + 1)]
+
+
 def _centre(size: int) -> list[float]:
     """The identity matrix."""
     k = order_of(size)
@@ -216,4 +223,6 @@ SEMIDEFINITE = Kind(
     jacobian=semidefinite_jacobian,
     linearise=linearise_semidefinite,
     frame=Semidefinite.at,
+    outside=lambda count, size: count * [("PSDTriangleConeT", order_of(size))],
+    outside_order=_upper_triangle,
 )
