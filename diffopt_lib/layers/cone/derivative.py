@@ -42,6 +42,7 @@ def residual_map(
     c: Tensor,
     A: Tensor,
     b: Tensor,
+    near: Tensor,
     E: Tensor,
     F: Tensor,
     of_b: Tensor,
@@ -49,10 +50,11 @@ def residual_map(
     *P: Tensor,
     cones: Cones,
 ) -> Tensor:
-    """R of eq. (1) for the scaled program, at its z = (x, v) ``(*batch, n + m)``; differentiable."""
+    """R of eq. (1) for the scaled program, at its z = (x, v) ``(*batch, n + m)``; differentiable. ``near`` is a guess at
+    s, which only saves time."""
     m, n = A.shape[-2:]
     x, v = z.split((n, m), dim=-1)
-    y = v + project_rows(-v, cones)
+    y = v + project_rows(-v, cones, near)
     dual = F * contract(A.mT, E * y) + of_c * F * c
     for matrix in P:
         dual = dual + of_c / of_b * F * contract(matrix, F * x)
@@ -84,32 +86,24 @@ def solve_derivative(operator: LinearOperator, rhs: Tensor, cones: Cones, singul
     Raises:
         SolverError: the derivative is not determined, and ``singular`` is ``"raise"``.
     """
-    v, A, P = _scaled(operator)
-    n = A.shape[-1]
-    kkt = factorise(A, P, linearise(v, cones)[1])
-    # The second row of (2) has the sign of the residual, that of cone_kkt the opposite one.
-    r1, r2 = rhs[..., :n, None], rhs[..., n:, None]
-    if operator.transposed:
-        p, q = kkt.solve_transposed(r1, r2, refinements=2)
-        left, w = kkt.multiply_transposed(p, q), torch.cat([p, -q], dim=-2)
-    else:
-        p, q = kkt.solve(r1, -r2, refinements=2)
-        left, w = kkt.multiply(p, q), torch.cat([p, q], dim=-2)
-        r2 = -r2
-    size = largest(rhs)
-    error = torch.maximum(largest((r1 - left[0]).squeeze(-1)), largest((r2 - left[1]).squeeze(-1)))
-    if _unsolved(error, size).any():
+    v, A, P, near = _scaled(operator)
+    n, sign = A.shape[-1], 1 if operator.transposed else -1
+    kkt = factorise(A, P, linearise(v, cones, near)[1])
+    # The second row of (2) has the sign of the residual, that of :mod:`.kkt` the opposite one.
+    right = (rhs[..., :n, None], sign * rhs[..., n:, None])
+    (p, q), error = kkt.solve_to_rounding(right, operator.transposed)
+    if _unsolved(error, largest(rhs)).any():
         return _solve_dense(operator, rhs, cones, singular)
-    return w.squeeze(-1)
+    return torch.cat([p, -sign * q], dim=-2).squeeze(-1)
 
 
-def _scaled(operator: LinearOperator) -> tuple[Tensor, Tensor, Tensor | None]:
-    """v, and the scaled A and P; where all of a batch share one scaling, they stay shared."""
-    z, c, A, b, E, F, of_b, of_c, *rest = operator.parameters
+def _scaled(operator: LinearOperator) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+    """v, the scaled A and P, and s; where all of a batch share one scaling, matrices stay shared."""
+    z, c, A, b, near, E, F, of_b, of_c, *rest = operator.parameters
     P = rest[0] if rest else None
     scaling = Scaling(shared(E), shared(F), of_b, of_c)
     program = scaling.of(Program(c, A, b, P))
-    return z[..., A.shape[-1] :], program.A, program.P
+    return z[..., A.shape[-1] :], program.A, program.P, near
 
 
 def _solve_dense(operator: LinearOperator, rhs: Tensor, cones: Cones, singular: str) -> Tensor:
@@ -119,7 +113,7 @@ def _solve_dense(operator: LinearOperator, rhs: Tensor, cones: Cones, singular: 
     range and a little on the diagonal makes it regular. Iterative refinement takes the effect of that out again, unless
     the right-hand side is not in the range.
     """
-    v, A, P = _scaled(operator)
+    v, A, P, _ = _scaled(operator)
     n = A.shape[-1]
     J, b = residual_jacobian(v, A, P, cones), rhs.unsqueeze(-1)
     sign = torch.ones_like(J[..., :1])

@@ -118,7 +118,7 @@ def solve_cone(
         start = torch.cat([init.x, init.y - init.s], dim=-1).detach().double().expand(*batch, n + m)
     settings = Settings(tolerance, max_iterations, on_failure, init is not None)
 
-    z, near, away, *scales, status, confirmed, iterations, residual, infeasible, unbounded = opaque(
+    z, near, *scales, status, confirmed, iterations, residual, infeasible, unbounded = opaque(
         partial(solve, cones, settings), start, *data
     )
     converged = status == SOLVED
@@ -126,10 +126,10 @@ def solve_cone(
     z = attach(
         partial(residual_map, cones=cones),
         partial(solve_derivative, cones=cones, singular=singular),
-        z, c, A, b, *scales, *quadratic,
+        z, c, A, b, near, *scales, *quadratic,
     )  # fmt: skip
     x, v = z.split((n, m), dim=-1)
-    y = v + project_rows(-v, cones, near) + away
+    y = v + project_rows(-v, cones, near)
     scaling = Scaling(*scales)
     x, y, s = scaling.unscale(Triple(x, y, y - v))
     if not values_visible(scaling.E) or (scaling.E == 0).any():

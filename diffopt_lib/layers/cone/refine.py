@@ -13,7 +13,7 @@ from torch import Tensor
 from ...batch.rows import iterate
 from ...batch.rows import where as choose
 from ..cones.product import Cones
-from ..cones.slope import Slope, linearise
+from ..cones.slope import Parts, slope_of, split
 from .kkt import factorise
 from .program import Program, Triple, equations, violation
 
@@ -24,19 +24,19 @@ PATIENCE = 2  # steps that may make it worse before that, because they lead to a
 
 class Iterate(NamedTuple):
     """A point with y = Π_{K*}(v) and s = y − v, what the :func:`.equations` leave there and how much that is ``(B,)``,
-    and the slope of y."""
+    and what the slope of y follows from."""
 
     at: Triple
     left: Tensor
     error: Tensor
-    slope: Slope
+    parts: Parts
 
     @classmethod
     def of(cls, program: Program, size: Program, x: Tensor, v: Tensor, cones: Cones, near: Tensor) -> Iterate:
-        y, slope = linearise(v, cones, near)
+        y, parts = split(v, cones, near)
         at = Triple(x, y, y - v)
         left = equations(program, at)
-        return cls(at, left, violation(left, size, at), slope)
+        return cls(at, left, violation(left, size, at), parts)
 
 
 class State(NamedTuple):
@@ -59,7 +59,7 @@ def refine(
     The little that :mod:`.kkt` adds to the matrix makes the step a definite one where the solution is not unique.
 
     Returns:
-        x, and y and s, the projections of v and −v; their :func:`.violation` ``(B,)``; the number of steps to there ``(B,)``.
+        x, and y and s, the projections of v and −v; their :func:`.violation`; the number of steps to there; ``(B,)`` both.
     """
 
     def look(state: State, k: int) -> tuple[State, Tensor, tuple[Triple, Tensor, Tensor]]:
@@ -68,9 +68,10 @@ def refine(
         return state, stop, (state.best, state.error, state.steps - state.vain)
 
     def step(state: State) -> State:
-        program, size, (at, left, _, slope), best, error, steps, vain = state
+        program, size, (at, left, _, parts), best, error, steps, vain = state
         n, m = at.x.shape[-1], at.s.shape[-1]
-        dx, dv = factorise(program.A, program.P, slope).solve(-left[:, :n, None], left[:, n : n + m, None])
+        kkt = factorise(program.A, program.P, slope_of(parts, cones))
+        dx, dv = kkt.solve(-left[:, :n, None], left[:, n : n + m, None])
         x, v = at.x + dx.squeeze(-1), at.y - at.s + dv.squeeze(-1)
         finite = torch.isfinite(x).all(-1) & torch.isfinite(v).all(-1)
         now = Iterate.of(program, size, x, torch.where(finite[:, None], v, 0), cones, at.s)

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from ...batch.products import largest
-from ..cones.product import Cones, project_rows
+from ..cones.product import Cones, contained
 from .program import Program, Triple
 
 FAR = 1e3
+EVEN = 0.2  # of the logarithm of a size
 
 
 class Scaling(NamedTuple):
@@ -70,8 +71,10 @@ def equilibrate(A: Tensor, P: Tensor | None, cones: Cones, rounds: int = 10) -> 
         columns = _largest_of_columns(scaled)
         if P is not None:
             columns = torch.maximum(columns, (F.unsqueeze(-1) * curvature * F.unsqueeze(-2)).amax(-2))
-        rows = largest_of_cones(scaled.amax(-1), cones)
-        E, F = E / _or_one(rows).sqrt(), F / _or_one(columns).sqrt()
+        rows, columns = _or_one(largest_of_cones(scaled.amax(-1), cones)), _or_one(columns)
+        E, F = E / rows.sqrt(), F / columns.sqrt()
+        if (torch.cat([rows, columns], dim=-1).log().abs() < EVEN).all():
+            break
     return E, F
 
 
@@ -79,11 +82,11 @@ def balance(program: Program, E: Tensor, F: Tensor, cones: Cones) -> Scaling:
     """The scaling with these E and F, in which b and c are of size 1.
 
     A bound that is far away and a price that nobody pays may be as large as they like, and must not make all else look
-    small. So the size of b is how far from feasible x = 0 is; or, if that is feasible, how far the nearest bound. The
+    small. So the size of b is that of what x = 0 violates; or, if it violates nothing, that of the nearest bound. The
     size of c is the largest that is not FAR above the median. Rows and columns with a b or c FAR above are scaled down.
     """
     b, c = E * program.b, F * program.c
-    away = largest(b - project_rows(b, cones))
+    away = largest(torch.where(contained(b, cones), 0, b))
     bounds, prices = largest_of_cones(b.abs(), cones), c.abs()
     size_of_b = torch.where(away > 0, away, _or_one(_smallest(bounds))).unsqueeze(-1)
     median = torch.where(prices > 0, prices, torch.nan).nanmedian(-1, keepdim=True).values

@@ -67,12 +67,11 @@ def solve(
 ) -> tuple[Tensor, ...]:
     """The algorithm on plain tensors with aligned batch dimensions; ``guess`` is one at (x, v) if there is one.
 
-    Returns z = (x, v) of the scaled program, its slack s and what that is away from the projection of −v (0 after
-    refinement), the four scales, the status, whether it is confirmed, the iterations, the residual, and the two
+    Returns z = (x, v) and the slack s of the scaled program, the four scales, the status, whether it is confirmed, the iterations, the residual, and the two
     certificates.
     """
     batch, (m, n) = guess.shape[:-1], A.shape[-2:]
-    problem = _prepare(Program.of(c, A, b, P, batch), guess.reshape(batch.numel(), n + m), cones)
+    problem = _prepare(Program.of(c, A, b, P, batch), guess.reshape(batch.numel(), n + m), cones, settings.warm)
     attempts = [partial(_from_guess, cones=cones, warm=settings.warm)]
     if is_quicker(problem.program):
         attempts.append(partial(_from_outside, cones=cones))
@@ -84,13 +83,13 @@ def solve(
     return tuple(t.reshape(batch + t.shape[1:]) for t in _results(problem, found, cones))
 
 
-def _prepare(given: Program, start: Tensor, cones: Cones) -> Problem:
+def _prepare(given: Program, guess: Tensor, cones: Cones, warm: bool) -> Problem:
     E, F = equilibrate(given.A, given.P, cones)
     E = torch.where(cones.without_bound(given.b), 0, E)
     scaling = balance(given, E, F, cones)
     program = scaling.of(given)
-    x, v = start.split((given.A.shape[-1], given.A.shape[-2]), dim=-1)
-    y = v + project_rows(-v, cones)
+    x, v = guess.split((given.A.shape[-1], given.A.shape[-2]), dim=-1)
+    y = v + project_rows(-v, cones) if warm else v
     return Problem(given, program, magnitudes(program), scaling, scaling.scale(Triple(x, y, y - v)))
 
 
@@ -154,28 +153,18 @@ def _proved(problem: Problem, found: Found, cones: Cones) -> Found:
 
 def _results(problem: Problem, found: Found, cones: Cones) -> tuple[Tensor, ...]:
     status, scaling, given = found.status, problem.scaling, problem.given
-    certificate = scaling.unscale(found.at)
-    of_y, of_x = -dot(given.b, certificate.y), -dot(given.c, certificate.x)
-    infeasible_because = torch.where((status == INFEASIBLE)[:, None], certificate.y / of_y[:, None], torch.nan)
-    unbounded_because = torch.where((status == UNBOUNDED)[:, None], certificate.x / of_x[:, None], torch.nan)
-    x, y, s = (torch.where((status == SOLVED)[:, None], t, 0) for t in found.at)
-    v = y - s
-    away = s - project_rows(-v, cones, s)
+    solved = status == SOLVED
+    infeasible_because, unbounded_because = (torch.full_like(t, torch.nan) for t in (found.at.y, found.at.x))
+    if not solved.all():
+        x, y, _ = scaling.unscale(found.at)
+        y, x = y / -dot(given.b, y, keepdim=True), x / -dot(given.c, x, keepdim=True)
+        infeasible_because = torch.where((status == INFEASIBLE)[:, None], y, torch.nan)
+        unbounded_because = torch.where((status == UNBOUNDED)[:, None], x, torch.nan)
+    x, y, s = (torch.where(solved[:, None], t, 0) for t in found.at)
     scales = (scaling.E.expand_as(s), scaling.F.expand_as(x), scaling.of_b, scaling.of_c)
-    z = torch.cat([x, v], dim=-1)
-    confirmed = (status == SOLVED) & (found.error <= AT_THE_END)
-    return (
-        z,
-        s,
-        away,
-        *scales,
-        status,
-        confirmed,
-        found.iterations,
-        found.error,
-        infeasible_because,
-        unbounded_because,
-    )
+    confirmed = solved & (found.error <= AT_THE_END)
+    facts = (status, confirmed, found.iterations, found.error, infeasible_because, unbounded_because)
+    return (torch.cat([x, y - s], dim=-1), s, *scales, *facts)
 
 
 def _complain(found: Found, batch: torch.Size, settings: Settings) -> None:

@@ -56,7 +56,9 @@ class Kind:
         centre: the s of a cone of this size that is −∇F(s), for its barrier F: there the central path starts.
         project: Π(v); differentiable twice. It may be told a point near the result, which only saves time.
         jacobian: DΠ(v), ``(*batch, count, size, size)``.
-        linearise: y, D and W as :mod:`.slope` defines them, for v and perhaps a point near s.
+        contains: whether v is in the cone, ``(*batch, count)``.
+        split: y = Π_{K*}(v), for v and perhaps a point near s = y − v, and the tensors from which
+        slope: makes D and W, as :mod:`.slope` defines them.
         frame: the frames of s and y.
         outside: how Clarabel names ``count`` cones of this size: class and arguments of each.
         outside_order: which of our rows it has first, second, … in a cone of this size.
@@ -68,7 +70,9 @@ class Kind:
     centre: Callable[[int], list[float]]
     project: Callable[[Tensor, Tensor | None], Tensor]
     jacobian: Callable[[Tensor], Tensor]
-    linearise: Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor, Tensor]]
+    contains: Callable[[Tensor], Tensor]
+    split: Callable[[Tensor, Tensor | None], tuple[Tensor, tuple[Tensor, ...]]]
+    slope: Callable[..., tuple[Tensor, Tensor]]
     frame: Callable[[Tensor, Tensor], Frame]
     outside: Callable[[int, int], list[tuple]]
     outside_order: Callable[[int], Sequence[int]] = range

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .kind import Kind
-from .spectral import LEAST, odds, parts, share
+from .spectral import LEAST, Pair, odds, parts, share
 
 EQUALITY_SCALE = 1e4
 
@@ -26,10 +26,15 @@ def nonnegative_jacobian(v: Tensor) -> Tensor:
     return (v > 0).to(v.dtype).unsqueeze(-1)
 
 
-def linearise_nonnegative(v: Tensor, near: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """y, D and W of :mod:`.slope`."""
+def split_nonnegative(v: Tensor, near: Tensor | None = None) -> tuple[Tensor, Pair]:
+    """y, and what :func:`nonnegative_slope` needs."""
     p, s = parts(v)
-    return p, share(p, s).unsqueeze(-1), odds(p, s).unsqueeze(-1)
+    return p, (p, s)
+
+
+def nonnegative_slope(p: Tensor, s: Tensor) -> Pair:
+    """D and W of :mod:`.slope`."""
+    return share(p, s).unsqueeze(-1), odds(p, s).unsqueeze(-1)
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,9 @@ NONNEGATIVE = Kind(
     centre=lambda size: [1.0],
     project=project_nonnegative,
     jacobian=nonnegative_jacobian,
-    linearise=linearise_nonnegative,
+    contains=lambda v: (v >= 0).squeeze(-1),
+    split=split_nonnegative,
+    slope=nonnegative_slope,
     frame=Nonnegative.at,
     outside=lambda count, size: [("NonnegativeConeT", count)],
 )
@@ -73,10 +80,15 @@ def zero_jacobian(v: Tensor) -> Tensor:
     return torch.zeros_like(v).unsqueeze(-1)
 
 
-def linearise_zero(v: Tensor, near: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """y, D and W of :mod:`.slope`: the multiplier is v, whatever it is."""
+def split_zero(v: Tensor, near: Tensor | None = None) -> tuple[Tensor, tuple[Tensor]]:
+    """The multiplier is v, whatever it is."""
+    return v, (v,)
+
+
+def zero_slope(v: Tensor) -> Pair:
+    """D and W of :mod:`.slope`."""
     one = torch.ones_like(v).unsqueeze(-1)
-    return v, one, one / LEAST
+    return one, one / LEAST
 
 
 @dataclass(frozen=True)
@@ -104,7 +116,9 @@ ZERO = Kind(
     centre=lambda size: [0.0],
     project=project_zero,
     jacobian=zero_jacobian,
-    linearise=linearise_zero,
+    contains=lambda v: (v == 0).squeeze(-1),
+    split=split_zero,
+    slope=zero_slope,
     frame=Zero.at,
     outside=lambda count, size: [("ZeroConeT", count)],
 )

@@ -172,6 +172,12 @@ def dual_projection_jacobian(v: Tensor, cones: Cones) -> Tensor:
     return torch.eye(v.shape[-1], dtype=v.dtype, device=v.device) - projection_jacobian(-v, cones)
 
 
+def contained(v: Tensor, cones: Cones) -> Tensor:
+    """For each row of v ``(*batch, m)`` whether its cone contains the rows of v that it has."""
+    parts = [block.cone.contains(block.of(v)).repeat_interleave(block.size, dim=-1) for block in cones.blocks]
+    return torch.cat([*parts, torch.zeros_like(v[..., :0], dtype=torch.bool)], dim=-1)
+
+
 def centre(like: Tensor, cones: Cones) -> Tensor:
     """The s = y ``(B, m)`` with s = −∇F(s), where the central path starts."""
     row = [entry for block in cones.blocks for entry in block.count * block.cone.centre(block.size)]

@@ -60,14 +60,18 @@ def second_order_sums(p: Tensor, s: Tensor) -> Pair:
     return p.sum(-1, keepdim=True), s.sum(-1, keepdim=True)
 
 
-def linearise_second_order(v: Tensor, near: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """y, D and W of :mod:`.slope`."""
+def split_second_order(v: Tensor, near: Tensor | None = None) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+    """y, and what :func:`second_order_slope` needs."""
     eigenvalues, frame = second_order_frame(v)
     p, s = parts(eigenvalues)
+    return (frame @ (p * math.sqrt(0.5)).unsqueeze(-1)).squeeze(-1), (frame, p, s)
+
+
+def second_order_slope(frame: Tensor, p: Tensor, s: Tensor) -> Pair:
+    """D and W of :mod:`.slope`."""
     sums = second_order_sums(p, s)
-    y = (frame @ (p * math.sqrt(0.5)).unsqueeze(-1)).squeeze(-1)
     D = second_order_matrix(frame, share(p, s), share(*sums))
-    return y, D, second_order_matrix(frame, odds(p, s), odds(*sums))
+    return D, second_order_matrix(frame, odds(p, s), odds(*sums))
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,9 @@ SECOND_ORDER = Kind(
     centre=lambda size: [1.0] + [0.0] * (size - 1),
     project=project_second_order,
     jacobian=second_order_jacobian,
-    linearise=linearise_second_order,
+    contains=lambda v: torch.linalg.vector_norm(v[..., 1:], dim=-1) <= v[..., 0],
+    split=split_second_order,
+    slope=second_order_slope,
     frame=SecondOrder.at,
     outside=lambda count, size: count * [("SecondOrderConeT", size)],
 )

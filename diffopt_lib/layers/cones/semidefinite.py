@@ -85,13 +85,17 @@ def semidefinite_sums(p: Tensor, s: Tensor) -> Pair:
     return p[..., row] + p[..., column], s[..., row] + s[..., column]
 
 
-def linearise_semidefinite(v: Tensor, near: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """y, D and W of :mod:`.slope`."""
+def split_semidefinite(v: Tensor, near: Tensor | None = None) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+    """y, and what :func:`semidefinite_slope` needs."""
     eigenvalues, V = torch.linalg.eigh(to_matrix(v))
     p, s = parts(eigenvalues)
-    sums = semidefinite_sums(p, s)
-    y, T = to_vector((V * p.unsqueeze(-2)) @ V.mT), congruence_matrix(V)
-    return y, semidefinite_matrix(T, share(*sums)), semidefinite_matrix(T, odds(*sums))
+    return to_vector((V * p.unsqueeze(-2)) @ V.mT), (V, p, s)
+
+
+def semidefinite_slope(V: Tensor, p: Tensor, s: Tensor) -> Pair:
+    """D and W of :mod:`.slope`."""
+    sums, T = semidefinite_sums(p, s), congruence_matrix(V)
+    return semidefinite_matrix(T, share(*sums)), semidefinite_matrix(T, odds(*sums))
 
 
 @dataclass(frozen=True)
@@ -221,7 +225,9 @@ SEMIDEFINITE = Kind(
     centre=_centre,
     project=project_semidefinite,
     jacobian=semidefinite_jacobian,
-    linearise=linearise_semidefinite,
+    contains=lambda v: (torch.linalg.eigvalsh(to_matrix(v)) >= 0).all(-1),
+    split=split_semidefinite,
+    slope=semidefinite_slope,
     frame=Semidefinite.at,
     outside=lambda count, size: count * [("PSDTriangleConeT", order_of(size))],
     outside_order=_upper_triangle,

@@ -15,7 +15,7 @@ from torch import Tensor
 from .product import BlockDiagonal, Cones
 from .spectral import LEAST
 
-__all__ = ["LEAST", "Slope", "linearise"]
+__all__ = ["LEAST", "Parts", "Slope", "linearise", "slope_of", "split"]
 
 
 class Slope(NamedTuple):
@@ -25,9 +25,25 @@ class Slope(NamedTuple):
     W: BlockDiagonal
 
 
+Parts = tuple[tuple[Tensor, ...], ...]
+
+
+def split(v: Tensor, cones: Cones, near: Tensor | None = None) -> tuple[Tensor, Parts]:
+    """y ``(*batch, m)`` at v ``(*batch, m)``, and what :func:`slope_of` needs; ``near`` is a guess at s, which only
+    saves time."""
+    pairs = [block.cone.split(block.of(v), None if near is None else block.of(near)) for block in cones.blocks]
+    y = torch.cat([*(part.flatten(-2) for part, _ in pairs), v[..., :0]], dim=-1)
+    return y, tuple(parts for _, parts in pairs)
+
+
+def slope_of(parts: Parts, cones: Cones) -> Slope:
+    """The slope of y."""
+    pairs = [block.cone.slope(*part) for block, part in zip(cones.blocks, parts, strict=True)]
+    D, W = zip(*pairs, strict=True) if pairs else ((), ())
+    return Slope(BlockDiagonal(cones, D), BlockDiagonal(cones, W))
+
+
 def linearise(v: Tensor, cones: Cones, near: Tensor | None = None) -> tuple[Tensor, Slope]:
-    """y ``(*batch, m)`` and its slope at v ``(*batch, m)``; ``near`` is a guess at s, which only saves time."""
-    parts = [block.cone.linearise(block.of(v), None if near is None else block.of(near)) for block in cones.blocks]
-    ys, D, W = zip(*parts, strict=True) if parts else ((), (), ())
-    y = torch.cat([*(part.flatten(-2) for part in ys), v[..., :0]], dim=-1)
-    return y, Slope(BlockDiagonal(cones, D), BlockDiagonal(cones, W))
+    """y and its slope."""
+    y, parts = split(v, cones, near)
+    return y, slope_of(parts, cones)
