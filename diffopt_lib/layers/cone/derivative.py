@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from ...batch.products import contract, largest
+from ...implicit import attach
 from ...linear import LinearOperator, condition_estimate, lu_factor
 from ...solution import SolverError, failed_indices
 from ..cones.product import Cones, dual_projection_jacobian, project_rows
@@ -42,7 +43,7 @@ def residual_map(
     c: Tensor,
     A: Tensor,
     b: Tensor,
-    near: Tensor,
+    s: Tensor,
     E: Tensor,
     F: Tensor,
     of_b: Tensor,
@@ -50,15 +51,23 @@ def residual_map(
     *P: Tensor,
     cones: Cones,
 ) -> Tensor:
-    """R of eq. (1) for the scaled program, at its z = (x, v) ``(*batch, n + m)``; differentiable. ``near`` is a guess at
-    s, which only saves time."""
+    """R of eq. (1) for the scaled program, at its z = (x, v) ``(*batch, n + m)`` with the slack s; differentiable."""
     m, n = A.shape[-2:]
     x, v = z.split((n, m), dim=-1)
-    y = v + project_rows(-v, cones, near)
+    y = v + with_projection_derivative(s, v, cones)
     dual = F * contract(A.mT, E * y) + of_c * F * c
     for matrix in P:
         dual = dual + of_c / of_b * F * contract(matrix, F * x)
     return torch.cat([dual, E * contract(A, F * x) + y - v - Scaling(E, F, of_b, of_c).of_bounds(b)], dim=-1)
+
+
+def with_projection_derivative(s: Tensor, v: Tensor, cones: Cones) -> Tensor:
+    """s, which is known to be Π_K(−v), with the derivative that this gives it."""
+
+    def equation(s: Tensor, v: Tensor) -> Tensor:
+        return s - project_rows(-v, cones, s)
+
+    return attach(equation, lambda operator, b: b, s, v)
 
 
 def residual_jacobian(v: Tensor, A: Tensor, P: Tensor | None, cones: Cones) -> Tensor:

@@ -31,8 +31,8 @@ from ...batch.shapes import align
 from ...implicit import attach
 from ...solution import SOLVED, mark_failures
 from ...validate import check_finite, check_floating, check_option, check_same_kind, values_visible
-from ..cones.product import Cones, project_rows
-from .derivative import residual_map, solve_derivative
+from ..cones.product import Cones
+from .derivative import residual_map, solve_derivative, with_projection_derivative
 from .program import Triple
 from .scaling import Scaling
 from .solver import Settings, solve
@@ -118,7 +118,7 @@ def solve_cone(
         start = torch.cat([init.x, init.y - init.s], dim=-1).detach().double().expand(*batch, n + m)
     settings = Settings(tolerance, max_iterations, on_failure, init is not None)
 
-    z, near, *scales, status, confirmed, iterations, residual, infeasible, unbounded = opaque(
+    z, s, *scales, status, confirmed, iterations, residual, infeasible, unbounded = opaque(
         partial(solve, cones, settings), start, *data
     )
     converged = status == SOLVED
@@ -126,10 +126,10 @@ def solve_cone(
     z = attach(
         partial(residual_map, cones=cones),
         partial(solve_derivative, cones=cones, singular=singular),
-        z, c, A, b, near, *scales, *quadratic,
+        z, c, A, b, s, *scales, *quadratic,
     )  # fmt: skip
     x, v = z.split((n, m), dim=-1)
-    y = v + project_rows(-v, cones, near)
+    y = v + with_projection_derivative(s, v, cones)
     scaling = Scaling(*scales)
     x, y, s = scaling.unscale(Triple(x, y, y - v))
     if not values_visible(scaling.E) or (scaling.E == 0).any():

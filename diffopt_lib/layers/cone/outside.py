@@ -1,8 +1,8 @@
 """A start from Clarabel, where it is installed: for a few programs on a CPU its compiled loop is quicker than ours.
 
-It solves one program after the other, in threads where there are several, to its own tolerance. What it returns counts
-as a guess: :mod:`.refine` brings it to rounding level or leaves it to the central path. Nothing depends on Clarabel, and
-the path is what the library answers for.
+It solves one program after the other, in threads where there are several. What it returns counts as a guess, which
+:mod:`.refine` brings to rounding level or leaves to the central path. Nothing depends on Clarabel, and the path is what
+the library answers for.
 
 Source: Goulart & Chen, Clarabel: an interior-point solver for conic programs with quadratic objectives, 2024.
 """
@@ -25,6 +25,7 @@ from ..cones.product import Cones
 from .program import Program, Triple
 
 SMALL = 16  # programs, up to which it pays
+TIGHT = 1e-12  # for one or two, a few iterations more are quicker than a step of refinement
 
 _wanted = ContextVar("wanted", default=True)
 
@@ -66,7 +67,7 @@ def start(program: Program, cones: Cones) -> tuple[Triple, Tensor]:
 
 
 class Layout(NamedTuple):
-    """A batch of programs as Clarabel reads them: compressed columns with the pattern that all have, rows in its order."""
+    """A batch of programs as Clarabel reads them: compressed columns of one pattern, rows in its order."""
 
     c: np.ndarray
     b: np.ndarray
@@ -95,6 +96,8 @@ class Layout(NamedTuple):
         settings = clarabel.DefaultSettings()
         settings.verbose = settings.presolve_enable = settings.chordal_decomposition_enable = False
         settings.max_threads = 1
+        if len(c) <= 2:
+            settings.tol_gap_abs = settings.tol_gap_rel = settings.tol_feas = TIGHT
         return cls(
             c,
             b[:, order],
@@ -119,7 +122,7 @@ class Layout(NamedTuple):
 
 
 class SparseBatch(NamedTuple):
-    """Matrices with one pattern: the entries ``(B or 1, nnz)`` column by column, their rows, and where columns start."""
+    """Matrices of one pattern: their entries ``(B or 1, nnz)`` column by column, the rows, and where columns start."""
 
     entries: np.ndarray
     rows: np.ndarray

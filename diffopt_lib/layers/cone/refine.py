@@ -59,7 +59,7 @@ def refine(
     The little that :mod:`.kkt` adds to the matrix makes the step a definite one where the solution is not unique.
 
     Returns:
-        x, and y and s, the projections of v and −v; their :func:`.violation`; the number of steps to there; ``(B,)`` both.
+        x, and y and s, the projections of v and −v; their :func:`.violation` and the number of steps, ``(B,)``.
     """
 
     def look(state: State, k: int) -> tuple[State, Tensor, tuple[Triple, Tensor, Tensor]]:

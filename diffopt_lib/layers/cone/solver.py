@@ -67,8 +67,8 @@ def solve(
 ) -> tuple[Tensor, ...]:
     """The algorithm on plain tensors with aligned batch dimensions; ``guess`` is one at (x, v) if there is one.
 
-    Returns z = (x, v) and the slack s of the scaled program, the four scales, the status, whether it is confirmed, the iterations, the residual, and the two
-    certificates.
+    Returns z = (x, v) and the slack s of the scaled program, the four scales, the status, whether it is confirmed, the
+    iterations, the residual, and the two certificates.
     """
     batch, (m, n) = guess.shape[:-1], A.shape[-2:]
     problem = _prepare(Program.of(c, A, b, P, batch), guess.reshape(batch.numel(), n + m), cones, settings.warm)

@@ -42,10 +42,11 @@ NEAR_PATH = 1e-6  # δsᵀδy relative to sᵀy below which rounding may decide 
 CENTRALITY = 1e-4  # how much smaller than elsewhere a complementary product may become
 # A ray of a larger slope differs from the limit ray, a face of the cone, by less than any double can show.
 LARGEST_SLOPE = 300.0
+SHORT = 1e-8  # a Newton step after which the next one would be below rounding
 
 
 class Place(NamedTuple):
-    """Where Π(v) is: on the curved part of the boundary, at slope r; or v is inside; or in the polar cone, where Π(v) is
+    """Where Π(v) is: on the curved part of the boundary, at slope r; or v is inside; or in the polar cone, and Π(v) is
     0; or on the face {x ≤ 0, y = 0, z ≥ 0}. Elsewhere than on the curved part, r means nothing."""
 
     r: Tensor
@@ -178,7 +179,14 @@ def _equation(r: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
 def _locate(v: Tensor, near: Tensor | None = None) -> Place:
     """Which case it is, and the root r of (3)."""
     x, y, _ = v.unbind(-1)
+    if near is not None:
+        r, known = _locate_near(v, near)
+    nowhere = torch.zeros_like(x, dtype=torch.bool)
+    if near is not None and known.all():
+        return Place(r, known, nowhere, nowhere)
     inside, polar = in_exponential(v), in_exponential_dual(-v)
+    if near is not None and (known | inside | polar | ((x <= 0) & (y <= 0))).all():
+        return Place(r, known, inside & ~known, polar & ~known)
     limit = torch.full_like(x, LARGEST_SLOPE)
     # a > 0 bounds r by 1 − y/x, b > 0 by x/y, from the side that the sign of the denominator says.
     of_a, of_b = 1 - y / x, x / y
@@ -198,10 +206,20 @@ def _locate(v: Tensor, near: Tensor | None = None) -> Place:
         trusted = (newton >= low) & (newton <= high) & (slope > 0)
         step = torch.where(trusted, newton, 0.5 * (low + high)) - r
         r = torch.where(curved, r + step, r)
-        # Newton's method doubles the digits: after a step this short the next one would be below rounding.
-        if not (curved & (step.abs() > 1e-8 * (1 + r.abs()))).any():
+        if not (curved & (step.abs() > SHORT * (1 + r.abs()))).any():
             break
     return Place(r, curved & (r.abs() < LARGEST_SLOPE - 1), inside, polar)
+
+
+def _locate_near(v: Tensor, near: Tensor) -> tuple[Tensor, Tensor]:
+    """The root of (3), if it is a short Newton step from the slope of a point near Π(v), and whether it is: then both
+    coefficients in (1) are positive."""
+    guess = near[..., 0] / near[..., 1]
+    value, slope = _equation(guess, v)
+    r = guess - value / slope
+    a, b, _ = _coefficients(r, v)
+    known = ((r - guess).abs() <= SHORT * (1 + r.abs())) & (a > 0) & (b > 0) & (r.abs() < LARGEST_SLOPE - 1)
+    return r, known
 
 
 def _exp(t: Tensor) -> Tensor:
