@@ -70,7 +70,7 @@ class TestFrames:
         frames = Frames.at(s, y, CONES)
         torch.testing.assert_close(frames.matrix.times_vector(s), frames.point)
         torch.testing.assert_close(frames.matrix.mT.times_vector(frames.point)[:, CONES.zero :], y[:, CONES.zero :])
-        torch.testing.assert_close(frames.matrix.dense(s) @ s.unsqueeze(-1), frames.point.unsqueeze(-1))
+        torch.testing.assert_close(frames.matrix.dense() @ s.unsqueeze(-1), frames.point.unsqueeze(-1))
 
     def test_exponential_frames_map_shadows_to_shadows_and_tend_to_the_hessian(self, pair):
         s, y = (CONES.blocks[-1].of(v) for v in pair)
@@ -86,7 +86,7 @@ class TestFrames:
         s, y = (v[:, CONES.zero : CONES.zero + SELF_DUAL.rows] for v in pair)
         frames = Frames.at(s, y, SELF_DUAL)
         ds, dy = torch.randn(2, 5, SELF_DUAL.rows, dtype=DOUBLE, generator=generator)
-        in_frame = times(torch.linalg.inv(frames.matrix.mT.dense(s)), dy)
+        in_frame = times(torch.linalg.inv(frames.matrix.mT.dense()), dy)
         farthest = 1 / frames.shrinkage(frames.matrix.times_vector(ds), in_frame).unsqueeze(-1)
         for length, inside in ((0.999 * farthest, True), (1.001 * farthest, False)):
             outside = [(project(v, SELF_DUAL) - v).abs().amax(-1) for v in (s + length * ds, y + length * dy)]

@@ -21,7 +21,7 @@ from ..cones.product import Cones, contained
 from .program import Program, Triple
 
 FAR = 1e3
-EVEN = 0.2  # of the logarithm of a size
+EVEN = 0.5  # of the logarithm of a size
 
 
 class Scaling(NamedTuple):
@@ -109,8 +109,11 @@ def _smallest(size: Tensor) -> Tensor:
 
 def largest_of_cones(rows: Tensor, cones: Cones) -> Tensor:
     """For each row the largest of its cone; the rows of zero and nonneg are cones of their own."""
-    pieces = [block.of(rows).amax(-1, keepdim=True).expand(*rows.shape[:-1], -1, block.size) for block in cones.blocks]
-    return torch.cat([piece.flatten(-2) for piece in pieces], dim=-1) if pieces else rows
+    pieces = []
+    for block in cones.blocks:
+        own = block.of(rows)
+        pieces.append((own if block.size == 1 else own.amax(-1, keepdim=True).expand_as(own)).flatten(-2))
+    return torch.cat(pieces, dim=-1) if len(pieces) > 1 else pieces[0] if pieces else rows
 
 
 def _largest_of_columns(size: Tensor) -> Tensor:

@@ -105,12 +105,12 @@ def _from_guess(problem: Problem, cones: Cones, warm: bool) -> Found:
 
 def _from_outside(problem: Problem, found: Found, cones: Cones) -> Found:
     guess, iterations = start(problem.program, cones)
-    known = torch.isfinite(guess.x).all(-1)
-    at, error, _ = refine(problem.program, problem.size, choose(known, guess, found.at), cones)
-    solved = known & (error <= CONFIRMED)
-    at, error = choose(solved, (at, error), (found.at, found.error))
-    status = torch.where(solved, SOLVED, RUNNING)
-    return found._replace(at=at, error=error, status=status, iterations=torch.where(solved, iterations, 0))
+    unknown = torch.isnan(guess.x[:, 0])
+    if unknown.any():
+        guess = choose(unknown, problem.guess, guess)
+    at, error, _ = refine(problem.program, problem.size, guess, cones)
+    status = torch.where(error <= CONFIRMED, SOLVED, RUNNING)
+    return choose(status == SOLVED, Found(at, status, error, iterations, found.point), found)
 
 
 def _along_the_path(problem: Problem, found: Found, cones: Cones, settings: Settings, target: float) -> Found:

@@ -46,7 +46,7 @@ class Frames:
     @classmethod
     def at(cls, s: Tensor, y: Tensor, cones: Cones) -> Frames:
         parts = tuple(block.cone.frame(block.of(s), block.of(y)) for block in cones.blocks)
-        matrix = BlockDiagonal(cones, tuple(part.matrix for part in parts))
+        matrix = BlockDiagonal(cones.blocks, tuple(part.matrix for part in parts)).joined()
         return cls(cones, parts, matrix, _join(s, *(part.point for part in parts)))
 
     def centring(self, ds: Tensor, dy: Tensor, mu: Tensor) -> Tensor:

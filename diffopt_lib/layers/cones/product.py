@@ -18,7 +18,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cache, cached_property
 
 import torch
 from torch import Tensor
@@ -40,6 +40,7 @@ KINDS: dict[str, Kind] = {
 }
 
 NO_BOUND = 1e20
+SMALL = 100_000  # entries of a batch of matrices that are not worth being taken apart
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,9 @@ def projection_jacobian(v: Tensor, cones: Cones) -> Tensor:
 
     On a kink it is one of the limits of the derivative nearby, so that a semismooth Newton method may use it.
     """
-    return BlockDiagonal(cones, tuple(block.cone.jacobian(block.of(v)) for block in cones.blocks)).dense(v)
+    if not cones.blocks:
+        return v.new_zeros(*v.shape, 0)
+    return BlockDiagonal(cones.blocks, tuple(block.cone.jacobian(block.of(v)) for block in cones.blocks)).dense()
 
 
 def dual_projection_jacobian(v: Tensor, cones: Cones) -> Tensor:
@@ -188,13 +191,15 @@ def centre(like: Tensor, cones: Cones) -> Tensor:
 class BlockDiagonal:
     """A matrix on the rows of the cones that does not mix them: for each block ``(*batch, count, size, size)``."""
 
-    cones: Cones
+    blocks: tuple[Block, ...]
     matrices: tuple[Tensor, ...]
 
     def times(self, X: Tensor) -> Tensor:
         """The product with X ``(*batch, m, k)``."""
+        if self._is_joined:
+            return self.matrices[0].squeeze(-3) @ X
         parts = []
-        for block, matrix in zip(self.cones.blocks, self.matrices, strict=True):
+        for block, matrix in zip(self.blocks, self.matrices, strict=True):
             shape = (block.count, block.size)
             rows = X[..., block.start : block.start + block.count * block.size, :].unflatten(-2, shape)
             parts.append((matrix * rows if block.size == 1 else matrix @ rows).flatten(-3, -2))
@@ -202,8 +207,10 @@ class BlockDiagonal:
 
     def times_vector(self, v: Tensor) -> Tensor:
         """The product with v ``(*batch, m)``."""
+        if self._is_joined:
+            return (v.unsqueeze(-2) @ self.matrices[0].squeeze(-3).mT).squeeze(-2)
         parts = []
-        for block, matrix in zip(self.cones.blocks, self.matrices, strict=True):
+        for block, matrix in zip(self.blocks, self.matrices, strict=True):
             rows = block.of(v)
             product = matrix[..., 0] * rows if block.size == 1 else (rows.unsqueeze(-2) @ matrix.mT).squeeze(-2)
             parts.append(product.flatten(-2))
@@ -212,20 +219,43 @@ class BlockDiagonal:
     @property
     def mT(self) -> BlockDiagonal:
         """The transposed matrix."""
-        return BlockDiagonal(self.cones, tuple(matrix.mT for matrix in self.matrices))
+        return BlockDiagonal(self.blocks, tuple(matrix.mT for matrix in self.matrices))
 
-    def dense(self, like: Tensor) -> Tensor:
-        """The whole matrix ``(*batch, m, m)``; ``like`` is a vector ``(*batch, m)`` of its kind."""
-        out = like.new_zeros(*like.shape, like.shape[-1])
-        for block, matrix in zip(self.cones.blocks, self.matrices, strict=True):
-            rows, shape = slice(block.start, block.start + block.count * block.size), (block.count, block.size)
-            square = out[..., rows, rows].unflatten(-1, shape).unflatten(-3, shape)
-            square.diagonal(dim1=-4, dim2=-2).copy_(matrix.movedim(-3, -1))
-        return out
+    def joined(self) -> BlockDiagonal:
+        """The same as one block, if it is so small that several products cost more than one with the zeros."""
+        rows = sum(block.count * block.size for block in self.blocks)
+        batch = self.matrices[0].shape[:-3] if self.blocks else torch.Size()
+        if len(self.blocks) < 2 or batch.numel() * rows**2 > SMALL:
+            return self
+        return BlockDiagonal((Block("", 0, 1, rows),), (self.dense().unsqueeze(-3),))
+
+    def dense(self) -> Tensor:
+        """The whole matrix ``(*batch, m, m)``."""
+        entries = torch.cat([matrix.flatten(-3) for matrix in self.matrices], dim=-1)
+        rows = sum(block.count * block.size for block in self.blocks)
+        out = entries.new_zeros(*entries.shape[:-1], rows * rows)
+        out[..., _places(self.blocks, entries.device)] = entries
+        return out.unflatten(-1, (rows, rows))
 
     def select(self, rows: Tensor) -> BlockDiagonal:
         """The batch elements that ``rows``, a mask or indices, picks."""
-        return BlockDiagonal(self.cones, tuple(matrix[rows] for matrix in self.matrices))
+        return BlockDiagonal(self.blocks, tuple(matrix[rows] for matrix in self.matrices))
+
+    @property
+    def _is_joined(self) -> bool:
+        return len(self.blocks) == 1 and self.blocks[0].count == 1
+
+
+@cache
+def _places(blocks: tuple[Block, ...], device: torch.device) -> Tensor:
+    """Where the entries of the blocks stand in the whole matrix, row by row."""
+    m = sum(block.count * block.size for block in blocks)
+    places = []
+    for block in blocks:
+        first = block.start + block.size * torch.arange(block.count).reshape(-1, 1, 1)
+        row, column = torch.arange(block.size).reshape(-1, 1), torch.arange(block.size)
+        places.append(((first + row) * m + first + column).flatten())
+    return torch.cat(places).to(device)
 
 
 def _check_rows(v: Tensor, cones: Cones) -> None:

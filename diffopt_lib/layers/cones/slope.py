@@ -40,7 +40,7 @@ def slope_of(parts: Parts, cones: Cones) -> Slope:
     """The slope of y."""
     pairs = [block.cone.slope(*part) for block, part in zip(cones.blocks, parts, strict=True)]
     D, W = zip(*pairs, strict=True) if pairs else ((), ())
-    return Slope(BlockDiagonal(cones, D), BlockDiagonal(cones, W))
+    return Slope(BlockDiagonal(cones.blocks, D).joined(), BlockDiagonal(cones.blocks, W).joined())
 
 
 def linearise(v: Tensor, cones: Cones, near: Tensor | None = None) -> tuple[Tensor, Slope]:
