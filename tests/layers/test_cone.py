@@ -341,8 +341,9 @@ class TestFailures:
         # min x₁ s.t. [[x₁, 1], [1, x₂]] ⪰ 0 is 0, for x₂ → ∞.
         A = -torch.tensor([[1.0, 0], [0, 0], [0, 1]], dtype=DOUBLE)
         b = torch.tensor([0, 2**0.5, 0], dtype=DOUBLE)
-        with pytest.raises(SolverError, match="no convergence"):
-            solve_cone(torch.tensor([1.0, 0], dtype=DOUBLE), A, b, Cones(psd=[2]))
+        with pytest.warns(UserWarning, match="and no better"):
+            solution = solve_cone(torch.tensor([1.0, 0], dtype=DOUBLE), A, b, Cones(psd=[2]))
+        assert 0 < solution.x[0] < 1e-7 and not solution.confirmed
 
 
 class TestBadInput:
@@ -354,15 +355,18 @@ class TestBadInput:
             solve_cone(c, A, b, Cones(nonneg=4))
         with pytest.raises(ValueError, match="A must have at least 2 dimensions"):
             solve_cone(c, b, b, Cones(nonneg=3))
-        with pytest.raises(ValueError, match="the batch dimensions of c, A and b must broadcast"):
+        with pytest.raises(ValueError, match="the batch dimensions must broadcast against each other, got c"):
             solve_cone(c.expand(2, 2), A, b.expand(3, 3), Cones(nonneg=3))
 
     def test_kinds(self):
         c, A, b = torch.ones(2), torch.ones(3, 2), torch.ones(3)
         with pytest.raises(ValueError, match="A must have the dtype of c"):
             solve_cone(c, A.double(), b, Cones(nonneg=3))
+        for bad in (-b / 0, b / 0 * 0):
+            with pytest.raises(ValueError, match="b must be finite"):
+                solve_cone(c, A, bad, Cones(nonneg=3))
         with pytest.raises(ValueError, match="b must be finite"):
-            solve_cone(c, A, b / 0, Cones(nonneg=3))
+            solve_cone(c, A, b / 0, Cones(soc=[3]))  # only in a nonnegative row ∞ says something
         with pytest.raises(ValueError, match="cones must be a Cones, got dict"):
             solve_cone(c, A, b, {"l": 3})
         with pytest.raises(ValueError, match="on_failure must be one of"):

@@ -1,16 +1,19 @@
-"""The residual map of a cone program at its solution: refinement by a semismooth Newton method, and linear systems with
-its derivative.
+"""The residual map of a cone program, whose root is its solution, and linear systems with the derivative of that map.
 
-With y = Π_{K*}(v) and s = y − v, which are in their cones and orthogonal for any v, the optimality conditions of
-min cᵀx s.t. Ax + s = b, s ∈ K are the equations
+With y = Π_{K*}(v) and s = y − v, which are in their cones and orthogonal for any v, the optimality conditions are the
+equations
 
-    R(x, v) = (Aᵀy + c,   Ax + s − b) = 0                                                            (1)
+    R(x, v) = (Px + Aᵀy + c,   Ax + s − b) = 0                                                       (1)
 
 This is the residual map of the homogeneous embedding with τ = 1, where the map has lost its one-dimensional kernel.
 With D = DΠ_{K*}(v) its derivative is
 
-    D R = [ 0    AᵀD   ]
+    D R = [ P    AᵀD   ]
           [ A   D − I ]                                                                             (2)
+
+It is that of the scaled program (:mod:`.scaling`): there y and s are of one size, so that v does not round one of them
+away, and the rows of (2) are, too. The scaling counts as constant. Any scaling gives the same solution, so none has an
+influence on the derivative.
 
 Source: Busseti, Moursi & Boyd 2019, §3; Agrawal et al., Differentiating through a cone program, 2019, §3.
 """
@@ -22,80 +25,68 @@ import warnings
 import torch
 from torch import Tensor
 
+from ...batch.products import contract, largest
+from ...implicit import attach
 from ...linear import LinearOperator, condition_estimate, lu_factor
 from ...solution import SolverError, failed_indices
 from ..cones.product import Cones, dual_projection_jacobian, project_rows
-from ..cones.slope import Slope, linearise
+from ..cones.slope import linearise
 from .kkt import factorise
-from .program import Program, largest, times
+from .program import Program
+from .scaling import Scaling, shared
 
 REGULARISATION = 1e-9
 
 
-def residual_map(x: Tensor, v: Tensor, c: Tensor, A: Tensor, b: Tensor, cones: Cones) -> Tensor:
-    """R of eq. (1), ``(*batch, n + m)``; differentiable."""
-    y = v + project_rows(-v, cones)
-    dual = (A.mT @ y.unsqueeze(-1)).squeeze(-1) + c
-    primal = (A @ x.unsqueeze(-1)).squeeze(-1) + y - v - b
-    return torch.cat([dual, primal], dim=-1)
+def residual_map(
+    z: Tensor,
+    c: Tensor,
+    A: Tensor,
+    b: Tensor,
+    s: Tensor,
+    E: Tensor,
+    F: Tensor,
+    of_b: Tensor,
+    of_c: Tensor,
+    *P: Tensor,
+    cones: Cones,
+) -> Tensor:
+    """R of eq. (1) for the scaled program, at its z = (x, v) ``(*batch, n + m)`` with the slack s; differentiable."""
+    m, n = A.shape[-2:]
+    x, v = z.split((n, m), dim=-1)
+    y = v + with_projection_derivative(s, v, cones)
+    dual = F * contract(A.mT, E * y) + of_c * F * c
+    for matrix in P:
+        dual = dual + of_c / of_b * F * contract(matrix, F * x)
+    return torch.cat([dual, E * contract(A, F * x) + y - v - Scaling(E, F, of_b, of_c).of_bounds(b)], dim=-1)
 
 
-def residual_jacobian(v: Tensor, A: Tensor, cones: Cones) -> Tensor:
+def with_projection_derivative(s: Tensor, v: Tensor, cones: Cones) -> Tensor:
+    """s, which is known to be Π_K(−v), with the derivative that this gives it."""
+
+    def equation(s: Tensor, v: Tensor) -> Tensor:
+        return s - project_rows(-v, cones, s)
+
+    return attach(equation, lambda operator, b: b, s, v)
+
+
+def residual_jacobian(v: Tensor, A: Tensor, P: Tensor | None, cones: Cones) -> Tensor:
     """Eq. (2), ``(*batch, n + m, n + m)``, for v ``(*batch, m)``."""
     m, n = A.shape[-2:]
     D = dual_projection_jacobian(v, cones)
     batch = torch.broadcast_shapes(v.shape[:-1], A.shape[:-2])
     J = A.new_zeros(*batch, n + m, n + m)
+    if P is not None:
+        J[..., :n, :n] = P
     J[..., :n, n:] = A.mT @ D
     J[..., n:, :n] = A
     J[..., n:, n:] = D - torch.eye(m, dtype=A.dtype, device=A.device)
     return J
 
 
-def refine(
-    program: Program, x: Tensor, y: Tensor, s: Tensor, cones: Cones, steps: int = 10
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Newton steps on (1) from x and v = y − s, each element as long as its residual shrinks.
-
-    The little that :mod:`.cone.kkt` adds to the matrix makes the step a definite one where the solution is not unique.
-
-    Returns:
-        x ``(B, n)``; y and s ``(B, m)``, the projections of v and −v; and the number of steps taken ``(B,)``.
-    """
-    v, n = y - s, x.shape[-1]
-    y, slope = linearise(v, cones, s)
-    R = _residual(program, x, y, v)
-    x, all_y, all_v = x.clone(), y.clone(), v.clone()
-    index, taken = torch.arange(len(x), device=x.device), torch.zeros(len(x), dtype=torch.int64, device=x.device)
-    for _ in range(steps):
-        rounding = 4 * torch.finfo(x.dtype).eps * sum(largest(t) for t in (program.c, program.b, x[index], v))
-        keep = (largest(R) > rounding) & torch.isfinite(largest(R))
-        if not keep.all():
-            index, R, program, y, v = index[keep], R[keep], program.select(keep), y[keep], v[keep]
-            slope = Slope(slope.D.select(keep), slope.W.select(keep))
-        if not len(index):
-            break
-        kkt = factorise(program.A, slope)
-        dx, dv = kkt.solve(-R[:, :n, None], R[:, n:, None])
-        new_x, new_v = x[index] + dx.squeeze(-1), v + dv.squeeze(-1)
-        finite = torch.isfinite(new_x).all(-1) & torch.isfinite(new_v).all(-1)
-        new_v = torch.where(finite[:, None], new_v, 0)
-        new_y, slope = linearise(new_v, cones, y - v)
-        new_R = _residual(program, new_x, new_y, new_v)
-        better = finite & (largest(new_R) < 0.5 * largest(R))
-        done = index[better]
-        x[done], all_y[done], all_v[done] = new_x[better], new_y[better], new_v[better]
-        taken[done] += 1
-        y, v, R = new_y, new_v, torch.where(better[:, None], new_R, torch.nan)  # NaN ends an element in the next round
-    return x, all_y, all_y - all_v, taken
-
-
-def _residual(program: Program, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
-    return torch.cat([times(program.A.mT, y) + program.c, times(program.A, x) + y - v - program.b], dim=-1)
-
-
 def solve_derivative(operator: LinearOperator, rhs: Tensor, cones: Cones, singular: str = "raise") -> Tensor:
-    """D R w = rhs, or its transpose, for the residual (1) at ``operator.parameters`` = (z, c, A, b).
+    """D R w = rhs, or its transpose, for the residual (1) at ``operator.parameters``, which are those of
+    :func:`residual_map`.
 
     Often D R is singular and the derivative that was asked for exists all the same: with redundant equalities the
     multipliers are not unique but x is; an epigraph variable of an inactive constraint is not unique but the others
@@ -104,23 +95,24 @@ def solve_derivative(operator: LinearOperator, rhs: Tensor, cones: Cones, singul
     Raises:
         SolverError: the derivative is not determined, and ``singular`` is ``"raise"``.
     """
-    z, _, A, _ = operator.parameters
-    n, v = A.shape[-1], z[..., A.shape[-1] :]
-    kkt = factorise(A, linearise(v, cones)[1])
-    # The second row of (2) has the sign of the residual, that of cone_kkt the opposite one.
-    r1, r2 = rhs[..., :n, None], rhs[..., n:, None]
-    if operator.transposed:
-        p, q = kkt.solve_transposed(r1, r2, refinements=2)
-        left, w = kkt.multiply_transposed(p, q), torch.cat([p, -q], dim=-2)
-    else:
-        p, q = kkt.solve(r1, -r2, refinements=2)
-        left, w = kkt.multiply(p, q), torch.cat([p, q], dim=-2)
-        r2 = -r2
-    size = largest(rhs)
-    error = torch.maximum(largest((r1 - left[0]).squeeze(-1)), largest((r2 - left[1]).squeeze(-1)))
-    if _unsolved(error, size).any():
+    v, A, P, near = _scaled(operator)
+    n, sign = A.shape[-1], 1 if operator.transposed else -1
+    kkt = factorise(A, P, linearise(v, cones, near)[1])
+    # The second row of (2) has the sign of the residual, that of :mod:`.kkt` the opposite one.
+    right = (rhs[..., :n, None], sign * rhs[..., n:, None])
+    (p, q), error = kkt.solve_to_rounding(right, operator.transposed)
+    if _unsolved(error, largest(rhs)).any():
         return _solve_dense(operator, rhs, cones, singular)
-    return w.squeeze(-1)
+    return torch.cat([p, -sign * q], dim=-2).squeeze(-1)
+
+
+def _scaled(operator: LinearOperator) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+    """v, the scaled A and P, and s; where all of a batch share one scaling, matrices stay shared."""
+    z, c, A, b, near, E, F, of_b, of_c, *rest = operator.parameters
+    P = rest[0] if rest else None
+    scaling = Scaling(shared(E), shared(F), of_b, of_c)
+    program = scaling.of(Program(c, A, b, P))
+    return z[..., A.shape[-1] :], program.A, program.P, near
 
 
 def _solve_dense(operator: LinearOperator, rhs: Tensor, cones: Cones, singular: str) -> Tensor:
@@ -130,9 +122,9 @@ def _solve_dense(operator: LinearOperator, rhs: Tensor, cones: Cones, singular: 
     range and a little on the diagonal makes it regular. Iterative refinement takes the effect of that out again, unless
     the right-hand side is not in the range.
     """
-    z, _, A, _ = operator.parameters
+    v, A, P, _ = _scaled(operator)
     n = A.shape[-1]
-    J, b = residual_jacobian(z[..., n:], A, cones), rhs.unsqueeze(-1)
+    J, b = residual_jacobian(v, A, P, cones), rhs.unsqueeze(-1)
     sign = torch.ones_like(J[..., :1])
     sign[..., n:, :] = -1
     J = sign * J

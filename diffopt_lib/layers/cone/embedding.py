@@ -1,37 +1,33 @@
 """The homogeneous embedding of a cone program, and what its points prove.
 
-The program, its dual, and their optimality conditions are
+The optimality conditions of the program (:mod:`.program`) are
 
-    min cᵀx  s.t.  Ax + s = b, s ∈ K;      max −bᵀy  s.t.  Aᵀy + c = 0, y ∈ K*;      sᵀy = 0.            (1)
+    Px + Aᵀy + c = 0,     Ax + s = b,     sᵀy = 0,      s ∈ K, y ∈ K*                                     (1)
 
-The homogeneous self-dual embedding multiplies the data by a new variable τ ≥ 0 and gives the duality gap a slack κ ≥ 0:
+The homogeneous embedding multiplies the data by a new variable τ ≥ 0 and gives the duality gap a slack κ ≥ 0:
 
-    Aᵀy + cτ = 0,     Ax + s − bτ = 0,     cᵀx + bᵀy + κ = 0,      sᵀy = 0, τκ = 0                       (2)
+    Px + Aᵀy + cτ = 0,    Ax + s − bτ = 0,    xᵀPx/τ + cᵀx + bᵀy + κ = 0,     sᵀy = 0, τκ = 0                (2)
 
 It always has a solution. One with τ > 0 is, divided by τ, a solution of (1). One with κ > 0 proves that there is none:
-bᵀy < 0 with Aᵀy = 0 that the program is infeasible, cᵀx < 0 with −Ax ∈ K that it is unbounded.
+bᵀy < 0 with Aᵀy = 0 that the program is infeasible, cᵀx < 0 with −Ax ∈ K and Px = 0 that it is unbounded.
 
-Source: Ye, Todd & Mizuno 1994.
+Source: Ye, Todd & Mizuno 1994; with a quadratic objective, Goulart & Chen, Clarabel, 2024, §2.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..cones.barrier import CENTRE
-from ..cones.product import Cones
-from ..cones.semidefinite import diagonal_places, order_of
-from .program import Program, dot, kkt_residual, largest, times
-from .scaling import Scaling
-
-RUNNING, SOLVED, INFEASIBLE, UNBOUNDED, STUCK = range(5)
+from ...batch.products import dot, largest, times
+from ...solution import INFEASIBLE, RUNNING, SOLVED, UNBOUNDED
+from ..cones.product import Cones, centre
+from .program import Program, Triple, equations, violation
 
 
-@dataclass(frozen=True)
-class Point:
+class Point(NamedTuple):
     """The variables of (2): x ``(B, n)``, y and s ``(B, m)``, τ and κ ``(B, 1)``; or a step of theirs."""
 
     x: Tensor
@@ -40,20 +36,9 @@ class Point:
     tau: Tensor
     kappa: Tensor
 
-    def select(self, rows: Tensor) -> Point:
-        return Point(self.x[rows], self.y[rows], self.s[rows], self.tau[rows], self.kappa[rows])
-
-    def clone(self) -> Point:
-        return Point(*(t.clone() for t in vars(self).values()))
-
-    def put(self, rows: Tensor, other: Point) -> None:
-        """Overwrite the elements in the given rows."""
-        for t, new in zip(vars(self).values(), vars(other).values(), strict=True):
-            t[rows] = new
-
     def moved(self, step: Point, length: Tensor) -> Point:
         """The point plus length ``(B, 1)`` times the step; the point itself, whatever the step, where that is 0."""
-        pairs = zip(vars(self).values(), vars(step).values(), strict=True)
+        pairs = zip(self, step, strict=True)
         return Point(*(torch.where(length > 0, here + length * there, here) for here, there in pairs))
 
     def gap(self) -> Tensor:
@@ -61,8 +46,7 @@ class Point:
         return dot(self.s, self.y)[:, None] + self.tau * self.kappa
 
 
-@dataclass(frozen=True)
-class Residual:
+class Residual(NamedTuple):
     """The left-hand sides of the three equations of (2): ``(B, n)``, ``(B, m)`` and ``(B, 1)``."""
 
     dual: Tensor
@@ -70,55 +54,41 @@ class Residual:
     gap: Tensor
 
     def times(self, factor: float | Tensor) -> Residual:
-        return Residual(factor * self.dual, factor * self.primal, factor * self.gap)
+        return Residual(*(factor * part for part in self))
 
 
 def residual(program: Program, point: Point) -> Residual:
-    c, A, b = program.c, program.A, program.b
-    return Residual(
-        times(A.mT, point.y) + c * point.tau,
-        times(A, point.x) + point.s - b * point.tau,
-        dot(c, point.x)[:, None] + dot(b, point.y)[:, None] + point.kappa,
-    )
+    (c, A, b, P), (x, y, s, tau, kappa) = program, point
+    of_x = times(A.mT, y) + c * tau
+    gap = dot(c, x)[:, None] + dot(b, y)[:, None] + kappa
+    if P is not None:
+        curvature = times(P, x)
+        of_x, gap = of_x + curvature, gap + dot(x, curvature)[:, None] / tau
+    return Residual(of_x, times(A, x) + s - b * tau, gap)
 
 
 def begin(program: Program, cones: Cones) -> Point:
     """The start: x = 0, and s and y in the centres of their cones, with τ = κ = 1."""
-    s, one = torch.zeros_like(program.b), torch.ones_like(program.c[:, :1])
-    for block in cones.blocks:
-        rows = block.of(s)
-        if block.kind == "nonneg":
-            rows.fill_(1)
-        elif block.kind == "soc":
-            rows[..., 0] = 1
-        elif block.kind == "psd":
-            rows[..., diagonal_places(order_of(block.size), s.device)] = 1
-        elif block.kind == "exp":
-            rows.copy_(torch.tensor(CENTRE, dtype=s.dtype, device=s.device))
-    return Point(torch.zeros_like(program.c), s.clone(), s, one, one.clone())
+    s, one = centre(program.b, cones), torch.ones_like(program.c[:, :1])
+    return Point(torch.zeros_like(program.c), s, s, one, one)
 
 
 def degree(cones: Cones) -> int:
     """(sᵀy + τκ) / μ where all complementary pairs have the product μ."""
-    return cones.nonneg + len(cones.soc) + sum(cones.psd) + 3 * cones.exp + 1
+    return cones.degree + 1
 
 
-def examine(program: Program, point: Point, scaling: Scaling, target: float, tolerance: float) -> tuple[Tensor, ...]:
-    """What a point of the scaled embedding proves about the program as it was given: that (x, y, s)/τ solves it up to a
-    residual of ``target``, or up to ``tolerance`` that it has no solution.
-
-    Returns:
-        The status ``(B,)``, and (x, y, s) of that program: near a solution where it says SOLVED, and certificates with
-        bᵀy = −1 or cᵀx = −1 where it says INFEASIBLE or UNBOUNDED.
-    """
-    x, y, s = scaling.unscale(point.x, point.y, point.s)
-    solved = kkt_residual(program, x / point.tau, y / point.tau, s / point.tau) <= target
+def examine(program: Program, size: Program, point: Point, target: float) -> Tensor:
+    """What a point seems to prove, up to ``target``, ``(B,)``: that (x, y, s)/τ solves the program (SOLVED), or that y
+    or x is a certificate (INFEASIBLE, UNBOUNDED); else RUNNING."""
+    x, y, s, tau, kappa = point
+    at = Triple(x / tau, y / tau, s / tau)
+    solved = violation(equations(program, at), size, at) <= target
     cost, dual_cost = dot(program.c, x), dot(program.b, y)
-    hopeless = (point.kappa > point.tau).squeeze(-1)
-    infeasible = hopeless & (dual_cost < 0) & (largest(times(program.A.mT, y)) <= -tolerance * dual_cost)
-    unbounded = hopeless & (cost < 0) & (largest(times(program.A, x) + s) <= -tolerance * cost)
+    hopeless = (kappa > tau).squeeze(-1)
+    infeasible = hopeless & (dual_cost < 0) & (largest(times(program.A.mT, y)) <= -target * dual_cost)
+    ray = torch.maximum(largest(times(program.A, x) + s), largest(program.curvature(x)))
+    unbounded = hopeless & (cost < 0) & (ray <= -target * cost)
     status = torch.full_like(cost, RUNNING, dtype=torch.int64)
     status[unbounded], status[infeasible], status[solved] = UNBOUNDED, INFEASIBLE, SOLVED
-    of_x = torch.where(unbounded & ~infeasible & ~solved, -cost, point.tau.squeeze(-1))[:, None]
-    of_y = torch.where(infeasible & ~solved, -dual_cost, point.tau.squeeze(-1))[:, None]
-    return status, x / of_x, y / of_y, s / of_x
+    return status

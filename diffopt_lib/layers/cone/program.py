@@ -1,56 +1,76 @@
 """A batch of cone programs as the solver sees it, and how far a point is from solving it.
 
-    min cᵀx  s.t.  Ax + s = b, s ∈ K;      max −bᵀy  s.t.  Aᵀy + c = 0, y ∈ K*;      sᵀy = 0                  (1)
+    min ½ xᵀPx + cᵀx  s.t.  Ax + s = b, s ∈ K;      max −½ xᵀPx − bᵀy  s.t.  Px + Aᵀy + c = 0, y ∈ K*      (1)
 
-The first is the program, the second its dual; a pair of feasible points is optimal if the third equation holds.
+The first is the program, the second its dual. Points that are feasible for both are optimal if sᵀy = 0, which is to say
+xᵀPx + cᵀx + bᵀy = 0.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ...batch.products import dot, largest, times
+from ...batch.shapes import flatten, flatten_whole
 
-@dataclass(frozen=True)
-class Program:
-    """(1) for a batch of B: c ``(B, n)``, A ``(B, m, n)`` or, shared by the batch, ``(1, m, n)``, b ``(B, m)``."""
+# An equation counts as violated relative to the sum of its terms, or to this where the sum is smaller.
+LEAST = 0.1
+
+
+class Program(NamedTuple):
+    """(1) for a batch of B: c ``(B, n)``, A ``(B, m, n)``, b ``(B, m)`` and perhaps P ``(B, n, n)``. A and P that the
+    batch shares have 1 in the place of B."""
 
     c: Tensor
     A: Tensor
     b: Tensor
+    P: Tensor | None = None
 
-    def select(self, rows: Tensor) -> Program:
-        """The elements that ``rows``, a mask or indices, picks."""
-        return Program(self.c[rows], take(self.A, rows), self.b[rows])
+    @classmethod
+    def of(cls, c: Tensor, A: Tensor, b: Tensor, P: Tensor | None, batch: torch.Size) -> Program:
+        """The program with one batch dimension, of data whose batch dimensions are aligned."""
+        P = None if P is None else flatten(P, 2, batch)
+        return cls(flatten_whole(c, 1, batch), flatten(A, 2, batch), flatten_whole(b, 1, batch), P)
 
-
-def take(x: Tensor, rows: Tensor) -> Tensor:
-    """Rows of x, unless x is shared by the batch, with 1 in the place of its size."""
-    return x if x.shape[0] == 1 else x[rows]
-
-
-def kkt_residual(program: Program, x: Tensor, y: Tensor, s: Tensor) -> Tensor:
-    """The largest violation of (1), each condition relative to 1 + the size of its terms, ``(B,)``."""
-    c, A, b = program.c, program.A, program.b
-    primal = largest(times(A, x) + s - b) / (1 + largest(b))
-    dual = largest(times(A.mT, y) + c) / (1 + largest(c))
-    cost, dual_cost = dot(c, x), dot(b, y)
-    gap = (cost + dual_cost).abs() / (1 + torch.minimum(cost.abs(), dual_cost.abs()))
-    return torch.stack([primal, dual, gap]).amax(0)
+    def curvature(self, x: Tensor) -> Tensor:
+        """P x."""
+        return torch.zeros_like(x) if self.P is None else times(self.P, x)
 
 
-def times(M: Tensor, v: Tensor) -> Tensor:
-    """M v for M ``(B or 1, k, n)`` and v ``(B, n)``; a shared matrix costs one matrix product."""
-    if M.shape[0] == 1:
-        return v @ M[0].mT
-    return (v.unsqueeze(-2) @ M.mT).squeeze(-2)  # batched BLAS takes a row several times faster than a column
+class Triple(NamedTuple):
+    """x ``(B, n)``, y and s ``(B, m)``."""
+
+    x: Tensor
+    y: Tensor
+    s: Tensor
 
 
-def dot(u: Tensor, v: Tensor) -> Tensor:
-    return (u * v).sum(-1)
+def equations(program: Program, at: Triple) -> Tensor:
+    """Px + Aᵀy + c, Ax + s − b and xᵀPx + cᵀx + bᵀy, one after the other ``(B, n + m + 1)``."""
+    (c, A, b, _), (x, y, s) = program, at
+    curvature = program.curvature(x)
+    gap = dot(x, curvature + c, keepdim=True) + dot(b, y, keepdim=True)
+    return torch.cat([times(A.mT, y) + curvature + c, times(A, x) + s - b, gap], dim=-1)
 
 
-def largest(v: Tensor) -> Tensor:
-    return v.abs().amax(-1) if v.shape[-1] else v.new_zeros(v.shape[:-1])
+def magnitudes(program: Program) -> Program:
+    """|c|, |A|, |b| and |P|."""
+    c, A, b, P = program
+    return Program(c.abs(), A.abs(), b.abs(), None if P is None else P.abs())
+
+
+def violation(left: Tensor, size: Program, at: Triple) -> Tensor:
+    """The largest of what the :func:`equations` leave at a point, ``(B,)``, each relative to the sum of its own terms.
+
+    What has nothing to do with a row has no influence on how exactly the row must hold: with residuals relative to the
+    largest entry of b, a bound of 10⁹ that is not active would excuse an error of 10 elsewhere.
+    """
+    c, A, b, _ = size
+    x, y, s = at.x.abs(), at.y.abs(), at.s.abs()
+    curvature = size.curvature(x)
+    gap = 1 + dot(x, curvature + c, keepdim=True) + dot(b, y, keepdim=True)
+    terms = [times(A.mT, y) + curvature + c, times(A, x) + s + b, gap]
+    return largest(left / torch.cat(terms, dim=-1).clamp_min(LEAST))

@@ -1,9 +1,9 @@
-"""Equilibration of a cone program: rows and columns of A brought to a common size, b and c to size 1.
+"""Equilibration of a cone program: rows and columns of A and P brought to a common size, and b and c to size 1.
 
-    x = F x̂ / β,   s = E⁻¹ ŝ / β,   y = E ŷ / γ   with   Â = E A F,   b̂ = β E b,   ĉ = γ F c                  (1)
+    x = F x̂ / β,   s = E⁻¹ ŝ / β,   y = E ŷ / γ   with   Â = E A F,   b̂ = β E b,   ĉ = γ F c,   P̂ = (γ/β) F P F   (1)
 
 E and F are positive diagonals. A cone is only mapped to itself if all its rows are scaled alike, so E is constant on
-every second-order, semidefinite and exponential cone.
+every cone of several rows.
 
 Source: D. Ruiz, A scaling algorithm to equilibrate both rows and columns norms in matrices, 2001; as in SCS,
 O'Donoghue et al. 2016, §5.
@@ -11,61 +11,120 @@ O'Donoghue et al. 2016, §5.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..cones.product import Cones
-from .program import Program, take
+from ...batch.products import largest
+from ..cones.product import Cones, contained
+from .program import Program, Triple
+
+FAR = 1e3
+EVEN = 0.5  # of the logarithm of a size
 
 
-@dataclass(frozen=True)
-class Scaling:
-    """E ``(B or 1, m)``, F ``(B or 1, n)``, β and γ ``(B, 1)`` of (1)."""
+class Scaling(NamedTuple):
+    """E ``(B or 1, m)``, F ``(B or 1, n)``, β and γ ``(B, 1)`` of (1); or with the batch dimensions of the caller."""
 
     E: Tensor
     F: Tensor
     of_b: Tensor
     of_c: Tensor
 
-    def scale(self, x: Tensor, y: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def scale(self, at: Triple) -> Triple:
         """(x̂, ŷ, ŝ) of (x, y, s)."""
-        return self.of_b * x / self.F, self.of_c * y / self.E, self.of_b * self.E * s
+        E = _or_one(self.E)
+        return Triple(self.of_b * at.x / self.F, self.of_c * at.y / E, self.of_b * E * at.s)
 
-    def unscale(self, x: Tensor, y: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def unscale(self, at: Triple) -> Triple:
         """(x, y, s) of (x̂, ŷ, ŝ)."""
-        return self.F * x / self.of_b, self.E * y / self.of_c, s / (self.E * self.of_b)
+        return Triple(self.F * at.x / self.of_b, self.E * at.y / self.of_c, at.s / (_or_one(self.E) * self.of_b))
 
-    def select(self, rows: Tensor) -> Scaling:
-        return Scaling(*(take(getattr(self, field.name), rows) for field in fields(self)))
+    def of(self, program: Program) -> Program:
+        """The scaled program."""
+        E, F, of_b, of_c = self
+        A = E.unsqueeze(-1) * program.A * F.unsqueeze(-2)
+        P = program.P
+        if P is not None:
+            P = (of_c / of_b).unsqueeze(-1) * F.unsqueeze(-1) * P * F.unsqueeze(-2)
+        return Program(of_c * F * program.c, A, self.of_bounds(program.b), P)
+
+    def of_bounds(self, b: Tensor) -> Tensor:
+        """b̂, with 1 for a row that is no constraint, of which E = 0 leaves 0 x + s = 1."""
+        return torch.where(self.E > 0, self.of_b * self.E * b, 1)
 
 
-def equilibrate(program: Program, cones: Cones, rounds: int = 10) -> tuple[Program, Scaling]:
-    """The scaled program and its scaling; every row (cone) and column of Â has its largest entry near 1."""
-    A = program.A
-    E, F = A.new_ones(A.shape[:-1]), A.new_ones(*A.shape[:-2], A.shape[-1])
+def equilibrate(A: Tensor, P: Tensor | None, cones: Cones, rounds: int = 10) -> tuple[Tensor, Tensor]:
+    """E ``(*batch, m)`` and F ``(*batch, n)`` with which every row (cone) and column of Â has its largest entry near 1.
+
+    With a quadratic objective it is the larger entry of A's and P's columns that counts, P in units of its largest.
+    """
+    size = A.abs()
+    batch = size.shape[:-2] if P is None else torch.broadcast_shapes(size.shape[:-2], P.shape[:-2])
+    if P is not None:
+        curvature = P.abs()
+        curvature = curvature / _or_one(largest(curvature, (-2, -1)))[..., None, None]
+    E, F = size.new_ones(*batch, A.shape[-2]), size.new_ones(*batch, A.shape[-1])
     for _ in range(rounds):
-        size = A.abs()
-        rows = _of_cones(size.amax(-1), cones) if A.shape[-1] else E
-        columns = size.amax(-2) if A.shape[-2] else F
-        e, f = _inverse_root(rows), _inverse_root(columns)
-        A, E, F = e.unsqueeze(-1) * A * f.unsqueeze(-2), E * e, F * f
+        scaled = E.unsqueeze(-1) * size * F.unsqueeze(-2)
+        columns = _largest_of_columns(scaled)
+        if P is not None:
+            columns = torch.maximum(columns, (F.unsqueeze(-1) * curvature * F.unsqueeze(-2)).amax(-2))
+        rows, columns = _or_one(largest_of_cones(scaled.amax(-1), cones)), _or_one(columns)
+        E, F = E / rows.sqrt(), F / columns.sqrt()
+        if (torch.cat([rows, columns], dim=-1).log().abs() < EVEN).all():
+            break
+    return E, F
+
+
+def balance(program: Program, E: Tensor, F: Tensor, cones: Cones) -> Scaling:
+    """The scaling with these E and F, in which b and c are of size 1.
+
+    A bound that is far away and a price that nobody pays may be as large as they like, and must not make all else look
+    small. So the size of b is that of what x = 0 violates; or, if it violates nothing, that of the nearest bound. The
+    size of c is the largest that is not FAR above the median. Rows and columns with a b or c FAR above are scaled down.
+    """
     b, c = E * program.b, F * program.c
-    of_b, of_c = _inverse_size(b), _inverse_size(c)
-    return Program(of_c * c, A, of_b * b), Scaling(E, F, of_b, of_c)
+    away = largest(torch.where(contained(b, cones), 0, b))
+    bounds, prices = largest_of_cones(b.abs(), cones), c.abs()
+    size_of_b = torch.where(away > 0, away, _or_one(_smallest(bounds))).unsqueeze(-1)
+    median = torch.where(prices > 0, prices, torch.nan).nanmedian(-1, keepdim=True).values
+    size_of_c = torch.where(prices <= FAR * median, prices, 0).amax(-1, keepdim=True)
+    if program.P is not None:
+        curvature = largest(F.unsqueeze(-1) * program.P * F.unsqueeze(-2), (-2, -1)).unsqueeze(-1)
+        size_of_c = torch.maximum(size_of_c, curvature * size_of_b)
+    size_of_c = _or_one(size_of_c)
+    bounds, prices = bounds / size_of_b, prices / size_of_c
+    E, F = E / torch.where(bounds > FAR, bounds, 1), F / torch.where(prices > FAR, prices, 1)
+    return Scaling(E, F, 1 / size_of_b, 1 / size_of_c)
 
 
-def _of_cones(rows: Tensor, cones: Cones) -> Tensor:
+def _smallest(size: Tensor) -> Tensor:
+    """The smallest positive entry; 0 if there is none."""
+    positive = torch.where(size > 0, size, torch.inf)
+    smallest = positive.amin(-1) if size.shape[-1] else torch.full_like(size.sum(-1), torch.inf)
+    return torch.where(torch.isfinite(smallest), smallest, 0)
+
+
+def largest_of_cones(rows: Tensor, cones: Cones) -> Tensor:
     """For each row the largest of its cone; the rows of zero and nonneg are cones of their own."""
-    pieces = [block.of(rows).amax(-1, keepdim=True).expand(*rows.shape[:-1], -1, block.size) for block in cones.blocks]
-    return torch.cat([piece.flatten(-2) for piece in pieces], dim=-1) if pieces else rows
+    pieces = []
+    for block in cones.blocks:
+        own = block.of(rows)
+        pieces.append((own if block.size == 1 else own.amax(-1, keepdim=True).expand_as(own)).flatten(-2))
+    return torch.cat(pieces, dim=-1) if len(pieces) > 1 else pieces[0] if pieces else rows
 
 
-def _inverse_root(size: Tensor) -> Tensor:
-    return torch.where(size > 0, size, 1).rsqrt()
+def _largest_of_columns(size: Tensor) -> Tensor:
+    return size.amax(-2) if size.shape[-2] else size.sum(-2)
 
 
-def _inverse_size(v: Tensor) -> Tensor:
-    size = v.abs().amax(-1, keepdim=True) if v.shape[-1] else v.new_zeros(*v.shape[:-1], 1)
-    return 1 / torch.where(size > 0, size, 1)
+def _or_one(size: Tensor) -> Tensor:
+    return torch.where(size > 0, size, 1)
+
+
+def shared(v: Tensor) -> Tensor:
+    """v ``(*batch, k)`` with batch dimensions of 1, if all elements have the same."""
+    first = v.flatten(0, -2)[:1] if v.ndim > 1 else v
+    return first.reshape((1,) * (v.ndim - 1) + v.shape[-1:]) if len(first) and (v == first).all() else v

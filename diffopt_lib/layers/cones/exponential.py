@@ -23,13 +23,36 @@ from Parikh & Boyd 2014, §6.3.4.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from ...autograd.opaque import opaque
+from ...batch.products import contract, dot
+from .barrier import CENTRE, Barrier, dual_height, height, shadow
+from .kind import Kind
+from .spectral import LEAST, Pair
 
+_dot = partial(dot, keepdim=True)
+
+NEAR_PATH = 1e-6  # δsᵀδy relative to sᵀy below which rounding may decide over their direction
+CENTRALITY = 1e-4  # how much smaller than elsewhere a complementary product may become
 # A ray of a larger slope differs from the limit ray, a face of the cone, by less than any double can show.
 LARGEST_SLOPE = 300.0
+SHORT = 1e-8  # a Newton step after which the next one would be below rounding
+
+
+class Place(NamedTuple):
+    """Where Π(v) is: on the curved part of the boundary, at slope r; or v is inside; or in the polar cone, and Π(v) is
+    0; or on the face {x ≤ 0, y = 0, z ≥ 0}. Elsewhere than on the curved part, r means nothing."""
+
+    r: Tensor
+    curved: Tensor
+    inside: Tensor
+    polar: Tensor
 
 
 def project_exponential(v: Tensor, near: Tensor | None = None) -> Tensor:
@@ -40,44 +63,68 @@ def project_exponential(v: Tensor, near: Tensor | None = None) -> Tensor:
     to fourth order, so differentiating the steps differentiates the root.
     """
     dtype, v = v.dtype, v.double()
-    r, curved = opaque(_slope, v, *([] if near is None else [near]))
+    place = Place(*opaque(_locate, v, *([] if near is None else [near])))
+    r, curved = place.r, place.curved.unsqueeze(-1)
     harmless = torch.tensor([0.0, 1.0, 0.0], dtype=v.dtype, device=v.device)  # keeps NaN out of the unused branch
-    w = torch.where(curved.unsqueeze(-1), v, harmless)
+    w = torch.where(curved, v, harmless)
     for _ in range(2):
         value, slope = _equation(r, w)
         r = r - value / slope
     p, _, _ = _on_curve(r, w)
-    return torch.where(curved.unsqueeze(-1), p, _flat(v)).to(dtype)
+    return torch.where(curved, p, _flat(v, place)).to(dtype)
 
 
 def exponential_jacobian(v: Tensor) -> Tensor:
     """DΠ(v), ``(..., 3, 3)``, for the exponential cone."""
-    return exponential_pair(v.double(), None)[1].to(v.dtype)
+    _, directions, weights = _spectrum(v.double(), None)
+    return _assembled(directions, weights).to(v.dtype)
 
 
-def exponential_pair(v: Tensor, near: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Π(v) and DΠ(v), for v in float64 and perhaps a guess at Π(v).
+def split_exponential(v: Tensor, near: Tensor | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """y, and what :func:`exponential_slope` needs."""
+    p, directions, weights = _spectrum(-v, near)
+    return v + p, (directions, weights)
+
+
+def exponential_slope(directions: Tensor, weights: Tensor) -> Pair:
+    """D and W of :mod:`.slope`: D = I − DΠ(−v)."""
+    return _assembled(directions, 1 - weights), _assembled(directions, (1 - weights) / (weights + LEAST))
+
+
+def _spectrum(v: Tensor, near: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Π(v), and DΠ(v) as unit vectors, columns of a matrix ``(..., 3, 3)``, with their eigenvalues ``(..., 3)``.
 
     On the curved part it has eigenvalue 1 along the ray, 0 along the normal, and 1 / (1 + distance · curvature) along
-    the direction orthogonal to both. For the surface y exp(x/y) = z that is a / (a + b (tₓ − r t_y)²).
+    the direction orthogonal to both. For the surface y exp(x/y) = z that is a / (a + b (tₓ − r t_y)²). Elsewhere the
+    directions are the axes.
     """
-    r, curved = _slope(v, near)
-    r = torch.where(curved, r, 0)
+    place = _locate(v, near)
+    curved = place.curved.unsqueeze(-1)
+    r = torch.where(place.curved, place.r, 0)
     p, a, b = _on_curve(r, v)
-    one, up, down = torch.ones_like(r), r.clamp_max(0).exp(), (-r).clamp_max(0).exp()
-    ray = _unit(torch.stack([r * down, down, up], dim=-1))
-    normal = _unit(torch.stack([-up, (r - 1) * up, down], dim=-1))
+    up, down = r.clamp_max(0).exp(), (-r).clamp_max(0).exp()
+    ray = torch.stack([r * down, down, up], dim=-1)
+    normal = torch.stack([-up, (r - 1) * up, down], dim=-1)
+    both = torch.stack([ray, normal])
+    ray, normal = both / torch.linalg.vector_norm(both, dim=-1, keepdim=True)
     across = torch.linalg.cross(ray, normal)
     bend = b * (across[..., 0] - r * across[..., 1]).square()
-    weight = torch.where(curved, a / torch.where(curved, a + bend, one), 0)
-    on_curve = _outer(ray) + weight[..., None, None] * _outer(across)
+    weight = a / torch.where(place.curved, a + bend, 1)
+    directions = torch.stack([ray, across, normal], dim=-1)
+    weights = torch.stack([torch.ones_like(r), weight, torch.zeros_like(r)], dim=-1)
 
-    inside, polar = in_exponential(v), in_exponential_dual(-v)
-    x, y, z = v.unbind(-1)
-    face = torch.stack([x < 0, y > 0, z > 0], dim=-1) & ~polar.unsqueeze(-1)
-    flat = torch.diag_embed((face | inside.unsqueeze(-1)).to(v.dtype))
-    p = torch.where(curved.unsqueeze(-1), p, _flat(v))
-    return p, torch.where(curved[..., None, None], on_curve, flat)
+    identity = torch.eye(3, dtype=v.dtype, device=v.device)
+    signs = v * v.new_tensor([-1.0, 1.0, 1.0])
+    axes = place.inside.unsqueeze(-1) | ((signs > 0) & ~place.polar.unsqueeze(-1))
+    return (
+        torch.where(curved, p, _flat(v, place)),
+        torch.where(curved.unsqueeze(-1), directions, identity),
+        torch.where(curved, weights, axes.to(v.dtype)),
+    )
+
+
+def _assembled(directions: Tensor, weights: Tensor) -> Tensor:
+    return (directions * weights.unsqueeze(-2)) @ directions.mT
 
 
 def in_exponential(v: Tensor) -> Tensor:
@@ -94,12 +141,11 @@ def in_exponential_dual(v: Tensor) -> Tensor:
     return interior | ((x == 0) & (y >= 0) & (z >= 0))
 
 
-def _flat(v: Tensor) -> Tensor:
-    """The projection where it is not on the curved part: v itself, or 0, or on the face {x ≤ 0, y = 0, z ≥ 0}."""
+def _flat(v: Tensor, place: Place) -> Tensor:
+    """The projection where it is not on the curved part."""
     x, y, z = v.unbind(-1)
     face = torch.stack([torch.where(x < 0, x, 0), torch.relu(y), torch.relu(z)], dim=-1)
-    inside, polar = in_exponential(v), in_exponential_dual(-v)
-    return torch.where(inside.unsqueeze(-1), v, torch.where(polar.unsqueeze(-1), 0, face))
+    return torch.where(place.inside.unsqueeze(-1), v, torch.where(place.polar.unsqueeze(-1), 0, face))
 
 
 def _on_curve(r: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -130,31 +176,50 @@ def _equation(r: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def _slope(v: Tensor, near: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The root r of (3), and whether the projection is on the curved part at all; where it is not, r means nothing."""
+def _locate(v: Tensor, near: Tensor | None = None) -> Place:
+    """Which case it is, and the root r of (3)."""
     x, y, _ = v.unbind(-1)
+    if near is not None:
+        r, known = _locate_near(v, near)
+    nowhere = torch.zeros_like(x, dtype=torch.bool)
+    if near is not None and known.all():
+        return Place(r, known, nowhere, nowhere)
+    inside, polar = in_exponential(v), in_exponential_dual(-v)
+    if near is not None and (known | inside | polar | ((x <= 0) & (y <= 0))).all():
+        return Place(r, known, inside & ~known, polar & ~known)
     limit = torch.full_like(x, LARGEST_SLOPE)
     # a > 0 bounds r by 1 − y/x, b > 0 by x/y, from the side that the sign of the denominator says.
     of_a, of_b = 1 - y / x, x / y
     low = torch.maximum(torch.where(x > 0, of_a, -limit), torch.where(y < 0, of_b, -limit)).clamp_min(-LARGEST_SLOPE)
     high = torch.minimum(torch.where(x < 0, of_a, limit), torch.where(y > 0, of_b, limit)).clamp_max(LARGEST_SLOPE)
-    curved = ((x > 0) | (y > 0)) & ~in_exponential(v) & ~in_exponential_dual(-v) & (low < high)
+    curved = ((x > 0) | (y > 0)) & ~inside & ~polar & (low < high)
     # Roots crowd at the finite end of a long bracket.
     r = torch.where(high == limit, low + 1, torch.where(low == -limit, high - 1, 0.5 * (low + high)))
     if near is not None:
         guess = near[..., 0] / near[..., 1]
         r = torch.where((guess > low) & (guess < high), guess, r)
     r = torch.where(curved, r.clamp(-LARGEST_SLOPE, LARGEST_SLOPE), 0)
-    for _ in range(100):
+    for _ in range(100 if curved.any() else 0):
         value, slope = _equation(r, v)
         low, high = torch.where(value <= 0, r, low), torch.where(value >= 0, r, high)
         newton = r - value / slope
         trusted = (newton >= low) & (newton <= high) & (slope > 0)
         step = torch.where(trusted, newton, 0.5 * (low + high)) - r
         r = torch.where(curved, r + step, r)
-        if not (curved & (step.abs() > 1e-14 * (1 + r.abs()))).any():
+        if not (curved & (step.abs() > SHORT * (1 + r.abs()))).any():
             break
-    return r, curved & (r.abs() < LARGEST_SLOPE - 1)
+    return Place(r, curved & (r.abs() < LARGEST_SLOPE - 1), inside, polar)
+
+
+def _locate_near(v: Tensor, near: Tensor) -> tuple[Tensor, Tensor]:
+    """The root of (3), if it is a short Newton step from the slope of a point near Π(v), and whether it is: then both
+    coefficients in (1) are positive."""
+    guess = near[..., 0] / near[..., 1]
+    value, slope = _equation(guess, v)
+    r = guess - value / slope
+    a, b, _ = _coefficients(r, v)
+    known = ((r - guess).abs() <= SHORT * (1 + r.abs())) & (a > 0) & (b > 0) & (r.abs() < LARGEST_SLOPE - 1)
+    return r, known
 
 
 def _exp(t: Tensor) -> Tensor:
@@ -162,9 +227,104 @@ def _exp(t: Tensor) -> Tensor:
     return torch.exp(t.clamp_max(700))
 
 
-def _unit(v: Tensor) -> Tensor:
-    return v / torch.linalg.vector_norm(v, dim=-1, keepdim=True)
+@dataclass(frozen=True)
+class Exponential:
+    """The frames (:mod:`.frames`). The rows of G are orthogonal in two ways: its inverse needs no factorisation.
+
+    With δs = s − μ s̄ and δy = y − μ ȳ, where s̄ and ȳ are the shadows of the pair, and H = μ∇²F(s), the rows of G are
+
+        y / √(sᵀy),    δy / √(δsᵀδy),    √t · (s × δs),      t = det H / det [s δs]ᵀH[s δs],
+
+    the last being what H has left orthogonal to s and s̄. Near the path, where δs = 0, the second direction is H's, too.
+
+    All this is computed where s is (−ψ/y, 1, 1): the map (x, y, z) ↦ ((x − y log(s₃/s₂)) / s₂, y / s₂, z / s₃) takes
+    the cone to itself, and rounding errors do not depend on how small s₂ is.
+
+    Attributes:
+        matrix, point: G and λ.
+        inner, dual_inner: G and its inverse transposed after that map.
+        s, y, barrier: the pair and the barrier there.
+    """
+
+    matrix: Tensor
+    point: Tensor
+    inner: Tensor
+    dual_inner: Tensor
+    s: Tensor
+    y: Tensor
+    barrier: Barrier
+
+    @classmethod
+    def at(cls, s: Tensor, y: Tensor) -> Exponential:
+        _, second, third = s.unsqueeze(-1).unbind(-2)
+        scale, log_ratio = torch.cat([second, second, third], dim=-1), torch.log(third / second)
+        s, y = _sheared(s / scale, -log_ratio), _sheared(y * scale, log_ratio, transpose=True)
+        barrier, gap = Barrier.at(s), _dot(s, y)
+        mu = gap / 3
+        on_path = -mu * barrier.gradient()  # the y of the path for this s, and Hs
+        ds, dy = s - mu * shadow(y), y - on_path
+        length = _dot(ds, dy)
+        near = ~(length > NEAR_PATH * gap)
+        k = barrier.tangent()
+        ds = torch.where(near, k - _dot(y, k) / gap * s, ds)
+        H_ds, s_H_ds = mu * barrier.hessian_times(ds), _dot(on_path, ds)
+        dy = torch.where(near, H_ds - s_H_ds / gap * y, dy)
+        length = torch.where(near, _dot(ds, dy), length)
+        t = mu**3 * barrier.hessian_determinant() / (gap * _dot(ds, H_ds) - s_H_ds.square())
+        across, dual_across = torch.linalg.cross(torch.stack([s, y]), torch.stack([ds, dy]))
+        root, first, second = t.sqrt(), gap.sqrt(), length.sqrt()
+        inner = torch.stack([y / first, dy / second, root * across], dim=-2)
+        dual_inner = torch.stack([s / first, ds / second, dual_across / (root * gap * length)], dim=-2)
+        point = torch.cat([first, torch.zeros_like(s[..., 1:])], dim=-1)
+        matrix = _sheared(inner, -log_ratio.unsqueeze(-2), transpose=True) / scale.unsqueeze(-2)
+        return cls(matrix, point, inner, dual_inner, s, y, barrier)
+
+    def centring(self, ds: Tensor, dy: Tensor, mu: Tensor) -> Tensor:
+        ds, dy = self.leave(ds, dy)
+        correction = 0.5 * self.barrier.third_derivative(ds, self.barrier.hessian_solve(dy))
+        return contract(self.dual_inner, correction - mu * self.barrier.gradient())
+
+    def shrinkage(self, d: Tensor) -> Tensor:
+        return d.new_zeros(*d.shape[:-2], 0)
+
+    def leave(self, ds: Tensor, dy: Tensor) -> Pair:
+        """Steps in the frame as steps of s and y after the map."""
+        return contract(self.dual_inner.mT, ds), contract(self.inner.mT, dy)
+
+    def inside(self, ds: Tensor, dy: Tensor, lengths: Tensor) -> Tensor:
+        s, y = self._after(ds, dy, lengths)
+        return (height(s) > 0) & (dual_height(y) > 0)
+
+    def central(self, ds: Tensor, dy: Tensor, lengths: Tensor, mu: Tensor) -> Tensor:
+        """On the path sᵀy = 3μ, and with the shadows s̄ of y and ȳ of s, 9 / s̄ᵀȳ is a lower bound on sᵀy that goes to 0
+        at the boundary."""
+        s, y = self._after(ds, dy, lengths)
+        near = -dot(shadow(y), Barrier.at(s).gradient()) * (CENTRALITY * mu[..., None]) <= 3
+        return (height(s) > 0) & (dual_height(y) > 0) & near
+
+    def _after(self, ds: Tensor, dy: Tensor, lengths: Tensor) -> Pair:
+        """s and y after steps of these lengths ``(B, k)``: ``(B, k, count, 3)``."""
+        ds, dy = self.leave(ds, dy)
+        lengths = lengths[..., None, None]
+        return self.s.unsqueeze(1) + lengths * ds.unsqueeze(1), self.y.unsqueeze(1) + lengths * dy.unsqueeze(1)
 
 
-def _outer(v: Tensor) -> Tensor:
-    return v.unsqueeze(-1) * v.unsqueeze(-2)
+def _sheared(v: Tensor, by: Tensor, transpose: bool = False) -> Tensor:
+    """(x + by · y, y, z) for v = (x, y, z) ``(..., 3)``; or (x, y + by · x, z)."""
+    x, y, z = v.unsqueeze(-1).unbind(-2)
+    return torch.cat([x, y + by * x, z] if transpose else [x + by * y, y, z], dim=-1)
+
+
+EXPONENTIAL = Kind(
+    is_bound=False,
+    rows=lambda order: 3,
+    degree=lambda size: 3,
+    centre=lambda size: list(CENTRE),
+    project=project_exponential,
+    jacobian=exponential_jacobian,
+    contains=in_exponential,
+    split=split_exponential,
+    slope=exponential_slope,
+    frame=Exponential.at,
+    outside=lambda count, size: count * [("ExponentialConeT",)],
+)

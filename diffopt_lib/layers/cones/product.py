@@ -7,8 +7,7 @@ By Moreau's theorem every v splits into orthogonal parts of K and of its polar �
     v = Π_K(v) − Π_{K*}(−v),        Π_K(v)ᵀ Π_{K*}(−v) = 0                                         (2)
 
 The nonnegative, second-order and semidefinite cones are self-dual; the dual of the zero cone {0} is all of R. A product
-of cones is projected onto block by block. The formulas of the single cones are in :mod:`.cones.spectral` and
-:mod:`.cones.exponential`.
+of cones is projected onto block by block. Each kind has a file of its own (:data:`KINDS`).
 
 Chapter: book/2_differentiable/05_cone_programs. Source: Parikh & Boyd, Proximal Algorithms, 2014, §6.3; Busseti, Moursi
 & Boyd, Solution refinement at regular points of conic problems, 2019, §2.
@@ -17,36 +16,46 @@ Chapter: book/2_differentiable/05_cone_programs. Source: Parikh & Boyd, Proximal
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Literal
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from functools import cache, cached_property
 
 import torch
 from torch import Tensor
 
 from ...validate import check_finite, check_floating
-from .exponential import exponential_jacobian, project_exponential
-from .semidefinite import (
-    nonnegative_jacobian,
-    project_nonnegative,
-    project_second_order,
-    project_semidefinite,
-    second_order_jacobian,
-    semidefinite_jacobian,
-)
+from .exponential import EXPONENTIAL
+from .kind import Kind
+from .nonnegative import NONNEGATIVE, ZERO
+from .second_order import SECOND_ORDER
+from .semidefinite import SEMIDEFINITE
 
-Kind = Literal["zero", "nonneg", "soc", "psd", "exp"]
+# In row order, by the names of the fields of Cones.
+KINDS: dict[str, Kind] = {
+    "zero": ZERO,
+    "nonneg": NONNEGATIVE,
+    "soc": SECOND_ORDER,
+    "psd": SEMIDEFINITE,
+    "exp": EXPONENTIAL,
+}
+
+NO_BOUND = 1e20
+SMALL = 100_000  # entries of a batch of matrices that are not worth being taken apart
 
 
 @dataclass(frozen=True)
 class Block:
     """``count`` cones of one kind, each of ``size`` rows, that stand one after the other from row ``start`` on."""
 
-    kind: Kind
+    kind: str
     start: int
     count: int
     size: int
+
+    @property
+    def cone(self) -> Kind:
+        """What there is to know of the kind."""
+        return KINDS[self.kind]
 
     def of(self, v: Tensor) -> Tensor:
         """The rows of the block: ``(*batch, rows)`` to ``(*batch, count, size)``."""
@@ -74,30 +83,44 @@ class Cones:
     exp: int = 0
 
     def __post_init__(self):
-        for name, least in (("soc", 1), ("psd", 1)):
-            object.__setattr__(self, name, _sizes(name, getattr(self, name), least))
-        for name in ("zero", "nonneg", "exp"):
-            _sizes(name, (getattr(self, name),), 0)
+        for field in fields(self):
+            listed, given = isinstance(field.default, tuple), getattr(self, field.name)
+            sizes = _sizes(field.name, given if listed else (given,), least=1 if listed else 0)
+            object.__setattr__(self, field.name, sizes if listed else given)
 
-    @property
+    @cached_property
     def rows(self) -> int:
         """The number of rows m of all the cones together."""
-        semidefinite = sum(k * (k + 1) // 2 for k in self.psd)
-        return self.zero + self.nonneg + sum(self.soc) + semidefinite + 3 * self.exp
+        return sum(block.count * block.size for block in self.blocks)
+
+    @cached_property
+    def degree(self) -> int:
+        """sᵀy / μ where all complementary products are μ."""
+        return sum(block.count * block.cone.degree(block.size) for block in self.blocks)
+
+    @property
+    def equalities(self) -> slice:
+        """The rows that have no slack."""
+        return slice(0, self.zero)
 
     @cached_property
     def blocks(self) -> tuple[Block, ...]:
         """The cones in row order; neighbours of one kind and size form one block."""
         blocks, start = [], 0
-        cones: list[tuple[Kind, int, int]] = [("zero", self.zero, 1), ("nonneg", self.nonneg, 1)]
-        cones += [("soc", len(list(group)), d) for d, group in itertools.groupby(self.soc)]
-        cones += [("psd", len(list(group)), k * (k + 1) // 2) for k, group in itertools.groupby(self.psd)]
-        cones += [("exp", self.exp, 3)]
-        for kind, count, size in cones:
-            if count:
-                blocks.append(Block(kind, start, count, size))
-                start += count * size
+        for name, kind in KINDS.items():
+            listed = getattr(self, name)
+            orders = itertools.groupby(listed) if isinstance(listed, tuple) else [(1, range(listed))]
+            for order, group in orders:
+                count, size = len(list(group)), kind.rows(order)
+                if count:
+                    blocks.append(Block(name, start, count, size))
+                    start += count * size
         return tuple(blocks)
+
+    def without_bound(self, b: Tensor) -> Tensor:
+        """Which rows of b ``(*batch, m)`` are no constraint, because they say that something is at most 10²⁰ or ∞."""
+        can_be = [block.cone.is_bound for block in self.blocks for _ in range(block.count * block.size)]
+        return (b >= NO_BOUND) & torch.tensor(can_be, dtype=torch.bool, device=b.device)
 
 
 def _sizes(name: str, sizes: Iterable[int], least: int) -> tuple[int, ...]:
@@ -106,22 +129,6 @@ def _sizes(name: str, sizes: Iterable[int], least: int) -> tuple[int, ...]:
         if not isinstance(size, int) or isinstance(size, bool) or size < least:
             raise ValueError(f"{name} of Cones must be integers ≥ {least}, got {size!r}")
     return sizes
-
-
-_PROJECTIONS: dict[Kind, Callable[[Tensor], Tensor]] = {
-    "zero": lambda v: 0 * v,  # not a constant, so that it has a derivative
-    "nonneg": project_nonnegative,
-    "soc": project_second_order,
-    "psd": project_semidefinite,
-    "exp": project_exponential,
-}
-_JACOBIANS: dict[Kind, Callable[[Tensor], Tensor]] = {
-    "zero": lambda v: torch.zeros_like(v).unsqueeze(-1),
-    "nonneg": nonnegative_jacobian,
-    "soc": second_order_jacobian,
-    "psd": semidefinite_jacobian,
-    "exp": exponential_jacobian,
-}
 
 
 def project(v: Tensor, cones: Cones) -> Tensor:
@@ -136,12 +143,7 @@ def project(v: Tensor, cones: Cones) -> Tensor:
 
 def project_rows(v: Tensor, cones: Cones, near: Tensor | None = None) -> Tensor:
     """:func:`project` without its checks, for use inside a solver, which may know a point ``near`` the result."""
-    parts = [
-        project_exponential(block.of(v), block.of(near))
-        if block.kind == "exp" and near is not None
-        else _PROJECTIONS[block.kind](block.of(v))
-        for block in cones.blocks
-    ]
+    parts = [block.cone.project(block.of(v), None if near is None else block.of(near)) for block in cones.blocks]
     return torch.cat([part.flatten(-2) for part in parts] or [v], dim=-1)
 
 
@@ -163,7 +165,9 @@ def projection_jacobian(v: Tensor, cones: Cones) -> Tensor:
 
     On a kink it is one of the limits of the derivative nearby, so that a semismooth Newton method may use it.
     """
-    return BlockDiagonal(cones, tuple(_JACOBIANS[block.kind](block.of(v)) for block in cones.blocks)).dense(v)
+    if not cones.blocks:
+        return v.new_zeros(*v.shape, 0)
+    return BlockDiagonal(cones.blocks, tuple(block.cone.jacobian(block.of(v)) for block in cones.blocks)).dense()
 
 
 def dual_projection_jacobian(v: Tensor, cones: Cones) -> Tensor:
@@ -171,17 +175,31 @@ def dual_projection_jacobian(v: Tensor, cones: Cones) -> Tensor:
     return torch.eye(v.shape[-1], dtype=v.dtype, device=v.device) - projection_jacobian(-v, cones)
 
 
+def contained(v: Tensor, cones: Cones) -> Tensor:
+    """For each row of v ``(*batch, m)`` whether its cone contains the rows of v that it has."""
+    parts = [block.cone.contains(block.of(v)).repeat_interleave(block.size, dim=-1) for block in cones.blocks]
+    return torch.cat([*parts, torch.zeros_like(v[..., :0], dtype=torch.bool)], dim=-1)
+
+
+def centre(like: Tensor, cones: Cones) -> Tensor:
+    """The s = y ``(B, m)`` with s = −∇F(s), where the central path starts."""
+    row = [entry for block in cones.blocks for entry in block.count * block.cone.centre(block.size)]
+    return like.new_tensor(row).expand_as(like)
+
+
 @dataclass(frozen=True)
 class BlockDiagonal:
     """A matrix on the rows of the cones that does not mix them: for each block ``(*batch, count, size, size)``."""
 
-    cones: Cones
+    blocks: tuple[Block, ...]
     matrices: tuple[Tensor, ...]
 
     def times(self, X: Tensor) -> Tensor:
         """The product with X ``(*batch, m, k)``."""
+        if self._is_joined:
+            return self.matrices[0].squeeze(-3) @ X
         parts = []
-        for block, matrix in zip(self.cones.blocks, self.matrices, strict=True):
+        for block, matrix in zip(self.blocks, self.matrices, strict=True):
             shape = (block.count, block.size)
             rows = X[..., block.start : block.start + block.count * block.size, :].unflatten(-2, shape)
             parts.append((matrix * rows if block.size == 1 else matrix @ rows).flatten(-3, -2))
@@ -189,8 +207,10 @@ class BlockDiagonal:
 
     def times_vector(self, v: Tensor) -> Tensor:
         """The product with v ``(*batch, m)``."""
+        if self._is_joined:
+            return (v.unsqueeze(-2) @ self.matrices[0].squeeze(-3).mT).squeeze(-2)
         parts = []
-        for block, matrix in zip(self.cones.blocks, self.matrices, strict=True):
+        for block, matrix in zip(self.blocks, self.matrices, strict=True):
             rows = block.of(v)
             product = matrix[..., 0] * rows if block.size == 1 else (rows.unsqueeze(-2) @ matrix.mT).squeeze(-2)
             parts.append(product.flatten(-2))
@@ -199,20 +219,43 @@ class BlockDiagonal:
     @property
     def mT(self) -> BlockDiagonal:
         """The transposed matrix."""
-        return BlockDiagonal(self.cones, tuple(matrix.mT for matrix in self.matrices))
+        return BlockDiagonal(self.blocks, tuple(matrix.mT for matrix in self.matrices))
 
-    def dense(self, like: Tensor) -> Tensor:
-        """The whole matrix ``(*batch, m, m)``; ``like`` is a vector ``(*batch, m)`` of its kind."""
-        out = like.new_zeros(*like.shape, like.shape[-1])
-        for block, matrix in zip(self.cones.blocks, self.matrices, strict=True):
-            rows, shape = slice(block.start, block.start + block.count * block.size), (block.count, block.size)
-            square = out[..., rows, rows].unflatten(-1, shape).unflatten(-3, shape)
-            square.diagonal(dim1=-4, dim2=-2).copy_(matrix.movedim(-3, -1))
-        return out
+    def joined(self) -> BlockDiagonal:
+        """The same as one block, if it is so small that several products cost more than one with the zeros."""
+        rows = sum(block.count * block.size for block in self.blocks)
+        batch = self.matrices[0].shape[:-3] if self.blocks else torch.Size()
+        if len(self.blocks) < 2 or batch.numel() * rows**2 > SMALL:
+            return self
+        return BlockDiagonal((Block("", 0, 1, rows),), (self.dense().unsqueeze(-3),))
+
+    def dense(self) -> Tensor:
+        """The whole matrix ``(*batch, m, m)``."""
+        entries = torch.cat([matrix.flatten(-3) for matrix in self.matrices], dim=-1)
+        rows = sum(block.count * block.size for block in self.blocks)
+        out = entries.new_zeros(*entries.shape[:-1], rows * rows)
+        out[..., _places(self.blocks, entries.device)] = entries
+        return out.unflatten(-1, (rows, rows))
 
     def select(self, rows: Tensor) -> BlockDiagonal:
         """The batch elements that ``rows``, a mask or indices, picks."""
-        return BlockDiagonal(self.cones, tuple(matrix[rows] for matrix in self.matrices))
+        return BlockDiagonal(self.blocks, tuple(matrix[rows] for matrix in self.matrices))
+
+    @property
+    def _is_joined(self) -> bool:
+        return len(self.blocks) == 1 and self.blocks[0].count == 1
+
+
+@cache
+def _places(blocks: tuple[Block, ...], device: torch.device) -> Tensor:
+    """Where the entries of the blocks stand in the whole matrix, row by row."""
+    m = sum(block.count * block.size for block in blocks)
+    places = []
+    for block in blocks:
+        first = block.start + block.size * torch.arange(block.count).reshape(-1, 1, 1)
+        row, column = torch.arange(block.size).reshape(-1, 1), torch.arange(block.size)
+        places.append(((first + row) * m + first + column).flatten())
+    return torch.cat(places).to(device)
 
 
 def _check_rows(v: Tensor, cones: Cones) -> None:

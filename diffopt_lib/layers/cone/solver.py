@@ -1,0 +1,187 @@
+"""Forward: from a guess or along the central path to near a solution, and from there by refinement to rounding level.
+
+A point of the path counts for nothing until it has been refined. It is solved where the optimality conditions then hold
+to rounding level, and infeasible or unbounded where a certificate does (:mod:`.certificate`). Otherwise the path goes
+on, to the limit of the arithmetic.
+"""
+
+from __future__ import annotations
+
+import warnings
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...batch.products import dot
+from ...batch.rows import relay, scatter, select
+from ...batch.rows import where as choose
+from ...solution import INFEASIBLE, RUNNING, SOLVED, STUCK, UNBOUNDED, failed_indices, raise_failed
+from ..cones.product import Cones, project_rows
+from .certificate import proves_infeasible, proves_unbounded, sharpen_infeasible, sharpen_unbounded
+from .embedding import Point, begin
+from .interior import extrapolate, follow
+from .outside import is_quicker, start
+from .program import Program, Triple, magnitudes
+from .refine import CONFIRMED, refine
+from .scaling import Scaling, balance, equilibrate
+
+# The residuals at which the path is left for refinement, if that succeeds; the last is where it ends.
+TARGETS = (1e-5, 1e-8, 1e-11, 0.0)
+AT_THE_END = 1e-10  # a violation that counts as rounding where the path has gone as far as the arithmetic does
+
+
+class Settings(NamedTuple):
+    """The options of :func:`.solve_cone`, and whether there is a guess."""
+
+    tolerance: float
+    max_iterations: int
+    on_failure: str
+    warm: bool
+
+
+class Problem(NamedTuple):
+    """Programs as they were given; the same equilibrated, with the sizes of their terms; and a guess at (x, y, s)."""
+
+    given: Program
+    program: Program
+    size: Program
+    scaling: Scaling
+    guess: Triple
+
+
+class Found(NamedTuple):
+    """What there is so far: (x, y, s), or a certificate in it, as the status ``(B,)`` says; its violation ``(B,)``; the
+    iterations ``(B,)``; and the point where the path goes on."""
+
+    at: Triple
+    status: Tensor
+    error: Tensor
+    iterations: Tensor
+    point: Point
+
+
+def solve(
+    cones: Cones, settings: Settings, guess: Tensor, c: Tensor, A: Tensor, b: Tensor, P: Tensor | None = None
+) -> tuple[Tensor, ...]:
+    """The algorithm on plain tensors with aligned batch dimensions; ``guess`` is one at (x, v) if there is one.
+
+    Returns z = (x, v) and the slack s of the scaled program, the four scales, the status, whether it is confirmed, the
+    iterations, the residual, and the two certificates.
+    """
+    batch, (m, n) = guess.shape[:-1], A.shape[-2:]
+    problem = _prepare(Program.of(c, A, b, P, batch), guess.reshape(batch.numel(), n + m), cones, settings.warm)
+    attempts = [partial(_from_guess, cones=cones, warm=settings.warm)]
+    if is_quicker(problem.program):
+        attempts.append(partial(_from_outside, cones=cones))
+    attempts += [partial(_along_the_path, cones=cones, settings=settings, target=target) for target in TARGETS]
+    found = relay(problem, attempts, lambda found: found.status != RUNNING)
+    good_enough = torch.where(found.error <= max(settings.tolerance, AT_THE_END), SOLVED, STUCK)
+    found = found._replace(status=torch.where(found.status == RUNNING, good_enough, found.status))
+    _complain(found, batch, settings)
+    return tuple(t.reshape(batch + t.shape[1:]) for t in _results(problem, found, cones))
+
+
+def _prepare(given: Program, guess: Tensor, cones: Cones, warm: bool) -> Problem:
+    E, F = equilibrate(given.A, given.P, cones)
+    E = torch.where(cones.without_bound(given.b), 0, E)
+    scaling = balance(given, E, F, cones)
+    program = scaling.of(given)
+    x, v = guess.split((given.A.shape[-1], given.A.shape[-2]), dim=-1)
+    y = v + project_rows(-v, cones) if warm else v
+    return Problem(given, program, magnitudes(program), scaling, scaling.scale(Triple(x, y, y - v)))
+
+
+def _from_guess(problem: Problem, cones: Cones, warm: bool) -> Found:
+    nothing = torch.zeros(len(problem.guess.x), dtype=torch.int64, device=problem.guess.x.device)
+    at, iterations = problem.guess, nothing
+    error = torch.full_like(at.x[:, 0], torch.inf)
+    if warm:
+        at, error, iterations = refine(problem.program, problem.size, problem.guess, cones)
+    status = torch.where(error <= CONFIRMED, SOLVED, RUNNING)
+    return Found(at, status, error, iterations, begin(problem.program, cones))
+
+
+def _from_outside(problem: Problem, found: Found, cones: Cones) -> Found:
+    guess, iterations = start(problem.program, cones)
+    unknown = torch.isnan(guess.x[:, 0])
+    if unknown.any():
+        guess = choose(unknown, problem.guess, guess)
+    at, error, _ = refine(problem.program, problem.size, guess, cones)
+    status = torch.where(error <= CONFIRMED, SOLVED, RUNNING)
+    return choose(status == SOLVED, Found(at, status, error, iterations, found.point), found)
+
+
+def _along_the_path(problem: Problem, found: Found, cones: Cones, settings: Settings, target: float) -> Found:
+    limit = (settings.max_iterations - found.iterations).clamp_min(0)
+    point, status, iterations = follow(problem.program, problem.size, cones, found.point, target, limit)
+    found = found._replace(point=point, iterations=found.iterations + iterations)
+    found = _refined(problem, found, cones)
+    hopeless = (found.status == RUNNING) & (point.kappa > point.tau).squeeze(-1)
+    if hopeless.any():
+        part = _proved(select(problem, hopeless), select(found, hopeless), cones)
+        found = scatter(found, hopeless, part)
+    return found
+
+
+def _refined(problem: Problem, found: Found, cones: Cones) -> Found:
+    """What refinement makes of the end of the path as it looks from the point reached, if that is the best so far."""
+    point, ahead = found.point, extrapolate(problem.program, found.point, cones)
+    start = choose(torch.isfinite(ahead.x).all(-1), _solution(ahead), _solution(point))
+    at, error, _ = refine(problem.program, problem.size, start, cones)
+    at, error = choose(error <= found.error, (at, error), (found.at, found.error))
+    return found._replace(at=at, error=error, status=torch.where(error <= CONFIRMED, SOLVED, RUNNING))
+
+
+def _solution(point: Point) -> Triple:
+    return Triple(point.x / point.tau, point.y / point.tau, point.s / point.tau)
+
+
+def _proved(problem: Problem, found: Found, cones: Cones) -> Found:
+    """Certificates that the point reached is near to, if the program as it was given has them."""
+    program, scaling, (x, y, s, *_) = problem.program, problem.scaling, found.point
+    y = sharpen_infeasible(program, y / -dot(program.b, y)[:, None], cones)
+    x = sharpen_unbounded(program, x / -dot(program.c, x)[:, None], cones)
+    certificate = scaling.unscale(Triple(x, y, s))
+    infeasible = proves_infeasible(problem.given, certificate.y, cones)
+    unbounded = proves_unbounded(problem.given, certificate.x, cones)
+    status = torch.where(infeasible, INFEASIBLE, torch.where(unbounded, UNBOUNDED, RUNNING))
+    at = choose(status == RUNNING, found.at, Triple(x, y, found.at.s))
+    return found._replace(at=at, status=status)
+
+
+def _results(problem: Problem, found: Found, cones: Cones) -> tuple[Tensor, ...]:
+    status, scaling, given = found.status, problem.scaling, problem.given
+    solved = status == SOLVED
+    infeasible_because, unbounded_because = (torch.full_like(t, torch.nan) for t in (found.at.y, found.at.x))
+    if not solved.all():
+        x, y, _ = scaling.unscale(found.at)
+        y, x = y / -dot(given.b, y, keepdim=True), x / -dot(given.c, x, keepdim=True)
+        infeasible_because = torch.where((status == INFEASIBLE)[:, None], y, torch.nan)
+        unbounded_because = torch.where((status == UNBOUNDED)[:, None], x, torch.nan)
+    x, y, s = (torch.where(solved[:, None], t, 0) for t in found.at)
+    scales = (scaling.E.expand_as(s), scaling.F.expand_as(x), scaling.of_b, scaling.of_c)
+    confirmed = solved & (found.error <= AT_THE_END)
+    facts = (status, confirmed, found.iterations, found.error, infeasible_because, unbounded_because)
+    return (torch.cat([x, y - s], dim=-1), s, *scales, *facts)
+
+
+def _complain(found: Found, batch: torch.Size, settings: Settings) -> None:
+    status, error = found.status.reshape(batch), found.error.reshape(batch)
+    doubtful = (status == SOLVED) & (error > AT_THE_END)
+    if doubtful.any():
+        warnings.warn(
+            f"cone programs were solved to a residual of {error[doubtful].max().item():.1e} and no better: the "
+            f"derivative there may be that of a neighbouring piece. Batch elements: {failed_indices(doubtful)[:5]}",
+            stacklevel=2,
+        )
+    if settings.on_failure == "raise":
+        raise_failed(
+            status,
+            {
+                INFEASIBLE: "the cone program is infeasible (a y in K* has Aᵀy = 0 and bᵀy < 0).",
+                UNBOUNDED: "the cone program is unbounded (an x has −Ax in K and cᵀx < 0).",
+                STUCK: lambda failed: f"no convergence to the tolerance (residual {error[failed].max().item():.1e}).",
+            },
+        )
