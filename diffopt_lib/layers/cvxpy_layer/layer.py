@@ -7,7 +7,7 @@ functions of the parameters θ:
 
 We keep those functions as sparse maps and evaluate them with torch, so that a call is: map the parameters, solve (1)
 with :func:`.solve_qp` if K has only zero and nonnegative rows and with :func:`.solve_cone` otherwise, pick the
-variables out of x. A large quadratic program with few nonzero entries goes to :func:`.solve_sparse_qp`. Every step is
+variables out of x. A large program with few nonzero entries goes to :func:`.solve_sparse`. Every step is
 differentiable, batched, and on the device of the parameters.
 
 Chapter: book/2_differentiable/05_cone_programs. Source: Agrawal, Amos, Barratt, Boyd, Diamond & Kolter, Differentiable
@@ -30,7 +30,7 @@ from ...solution import STUCK, raise_failed
 from ...validate import check_option, check_same_kind, values_visible
 from ..cone import solve_cone
 from ..qp import solve_qp
-from ..sparse import Pattern, solve_sparse_qp
+from ..sparse import Pattern, count_entries, solve_sparse
 from ..sparse.layer import REASONS as SPARSE_REASONS
 from .affine import AffineMap
 from .attributes import declared
@@ -114,8 +114,9 @@ class CvxpyLayer(torch.nn.Module):
         self.declared = tuple(map(declared, parameters))
         self.P, self.q, self.A, self.b = program.P, program.q, program.A, program.b
         self.patterns = _pattern(self.P), _pattern(self.A)
-        size, entries = sum(self.A.shape), len(self.P.places) + 2 * len(self.A.places)
-        self.is_sparse = self.is_quadratic and size >= SMALLEST_SPARSE and entries <= DENSEST_SPARSE * size**2
+        size, entries = sum(self.A.shape), count_entries(*self.patterns, self.cones)
+        fits = size >= SMALLEST_SPARSE and entries <= DENSEST_SPARSE * size**2
+        self.is_sparse = fits and (self.is_quadratic or singular == "raise")
         self.places = tuple((source.parameter, source.is_log) for source in program.sources)
         self.reductions = torch.nn.ModuleList(source.entries for source in program.sources)
         self.variables = torch.nn.ModuleList(program.variable(v) for v in variables)
@@ -152,7 +153,7 @@ class CvxpyLayer(torch.nn.Module):
     def _solve_sparse(self, theta: Tensor) -> tuple[Tensor, Tensor] | None:
         """The same without a dense matrix; None if not every element could be settled that way and a dense one fits."""
         P, q, A, b = self.P.entries(theta), self.q(theta), self.A.entries(theta), self.b(theta)
-        sparse = solve_sparse_qp(P, q, A, b, self.patterns, self.cones.zero, on_failure="nan")
+        sparse = solve_sparse(P, q, A, b, self.patterns, self.cones, on_failure="nan")
         if values_visible(sparse.status):
             if (sparse.status == STUCK).any() and sum(self.A.shape) <= LARGEST_DENSE:
                 return None

@@ -1,6 +1,6 @@
-"""Sparse quadratic programs as a layer: open :mod:`.layer` for the problem, :mod:`.solver` and :mod:`.derivative`."""
+"""Sparse cone programs as a layer: open :mod:`.layer` for the problem, :mod:`.solver` and :mod:`.derivative`."""
 
-from .layer import SparseQPSolution, solve_sparse_qp
-from .pattern import Pattern
+from .layer import SparseSolution, solve_sparse
+from .pattern import Pattern, count_entries
 
-__all__ = ["Pattern", "SparseQPSolution", "solve_sparse_qp"]
+__all__ = ["Pattern", "SparseSolution", "count_entries", "solve_sparse"]

@@ -1,16 +1,15 @@
-"""The optimality conditions of a sparse quadratic program, and the linear system of its derivative.
+"""The residual map of a sparse cone program, whose root is its solution, and systems with the derivative of that map.
 
-For z = (x, y), and the set of constraints that hold with equality as the solver has found it,
+With y = Π_{K*}(v) and s = y − v, which are in their cones and orthogonal for any v, the optimality conditions are
 
-    R(z) = ( Px + q + Aᵀy,   Ax − b where a constraint is active, −y elsewhere )                   (1)
+    R(x, v) = (Px + q + Aᵀy,   Ax + s − b) = 0                                                    (1)
 
-D_z R and its transpose lead to the system of :mod:`.system` once the rows of inactive constraints are eliminated.
+as in :mod:`diffopt_lib.layers.cone.derivative`; the systems are solved by :mod:`.system`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 import numpy as np
 import scipy.sparse
@@ -20,79 +19,63 @@ from torch import Tensor
 from ...batch.shapes import flatten_whole
 from ...linear import LinearOperator
 from ...solution import SolverError, failed_indices
+from ..cone.derivative import with_projection_derivative
+from ..cones.product import Cones
 from .pattern import Pattern
-from .system import System, factorise
+from .system import Slope, System
 
 # A derivative's system that is solved no better than this has no solution.
 SOLVABLE = 1e-7
 
 
-def residual(
-    patterns: tuple[Pattern, Pattern], z: Tensor, P: Tensor, q: Tensor, A: Tensor, b: Tensor, active: Tensor
-) -> Tensor:
-    """Eq. (1) for z ``(*batch, n + m)``; P and A are the values of their patterns' entries."""
-    of_P, of_A = patterns
-    x, y = z.split(of_A.shape[::-1], dim=-1)
-    Px = 0.5 * (of_P.times(P, x) + of_P.T.times(P, x))
-    stationarity = Px + q + of_A.T.times(A, y)
-    return torch.cat([stationarity, torch.where(active, of_A.times(A, x) - b, -y)], dim=-1)
+def residual(structure: Structure, z: Tensor, P: Tensor, q: Tensor, A: Tensor, b: Tensor, s: Tensor) -> Tensor:
+    """Eq. (1) for z ``(*batch, n + m)`` with the slack s; P and A are the values of their patterns' entries."""
+    x, v = z.split(structure.A.shape[::-1], dim=-1)
+    y = v + with_projection_derivative(s, v, structure.cones)
+    Px = 0.5 * (structure.P.times(P, x) + structure.P.T.times(P, x))
+    return torch.cat([Px + q + structure.A.T.times(A, y), structure.A.times(A, x) + y - v - b], dim=-1)
 
 
-def symmetric(M: scipy.sparse.csc_array) -> scipy.sparse.csc_array:
-    return (0.5 * (M + M.T)).tocsc()
+class Structure:
+    """What the programs of a batch share, and their factorised systems, kept while the numbers stay the same.
 
-
-class Factorisations:
-    """The factorised systems of a batch, made where they are needed first and kept while the numbers stay the same.
-
-    Args:
-        patterns: of P and A.
+    Attributes:
+        P, A: the patterns.
+        cones: K.
     """
 
-    def __init__(self, patterns: tuple[Pattern, Pattern]):
-        self.patterns = patterns
+    def __init__(self, patterns: tuple[Pattern, Pattern], cones: Cones):
+        self.P, self.A = patterns
+        self.cones = cones
         self.kept: dict[int, tuple[Sequence[np.ndarray], System]] = {}
 
-    def at(self, element: int, P: np.ndarray, A: np.ndarray, active: np.ndarray) -> System:
-        """The system of one element with these values and this active set."""
+    def matrices(self, P: np.ndarray, A: np.ndarray) -> tuple[scipy.sparse.csc_array, scipy.sparse.csc_array]:
+        """P, symmetric, and A of one program."""
+        matrix = self.P.matrix(P)
+        return (0.5 * (matrix + matrix.T)).tocsc(), self.A.matrix(A)
+
+    def system(self, element: int, P: np.ndarray, A: np.ndarray, v: np.ndarray) -> System:
+        """The system of one element with these values at v: for a polyhedron it depends on the active set alone."""
+        slope = Slope.at(v, self.cones)
         numbers, system = self.kept.get(element, ((), None))
-        if system is None or not all(map(np.array_equal, numbers, (P, A, active))):
-            of_P, of_A = self.patterns
-            system = factorise(symmetric(of_P.matrix(P)), of_A.matrix(A).tocsr()[active].tocsc())
-            self.kept[element] = (P, A, active), system
+        if system is None or not (system.slope.equals(slope) and all(map(np.array_equal, numbers, (P, A)))):
+            system = System.factorise(*self.matrices(P, A), slope)
+            self.kept[element] = (P, A), system
         return system
 
     def solve(self, operator: LinearOperator, rhs: Tensor) -> Tensor:
-        """D_z R w = rhs, or its transpose, for the residual (1)."""
-        _, *tensors = operator.parameters
-        batch = rhs.shape[:-1]
-        P, _, A, _, active = (flatten_whole(t, 1, batch).detach().cpu().numpy() for t in tensors)
+        """D R w = rhs, or its transpose."""
+        batch, n = rhs.shape[:-1], self.A.shape[1]
+        z, P, _, A, *_ = (flatten_whole(t, 1, batch).detach().cpu().numpy() for t in operator.parameters)
         r = flatten_whole(rhs, 1, batch).detach().cpu().numpy()
-        solve_one = partial(self._solve_one, transposed=operator.transposed)
-        parts = [solve_one(i, P[i], A[i], active[i], r[i]) for i in range(len(r))]
-        if bad := [i for i, (_, solvable) in enumerate(parts) if not solvable]:
-            failed = torch.zeros(len(r), dtype=torch.bool)
-            failed[bad] = True
-            raise SolverError(
-                "the solution of the quadratic program is not unique, so it has no derivative.",
-                failed_indices(failed.reshape(batch)),
-            )
-        found = np.stack([w for w, _ in parts]) if parts else r
+        found, unsolved = np.full_like(r, np.nan), torch.zeros(len(r), dtype=torch.bool)
+        for i in range(len(r)):
+            if np.isfinite(r[i]).all():  # NaN of an element that failed stays NaN
+                system = self.system(i, P[i], A[i], z[i, n:])
+                solve = system.solve_transposed if operator.transposed else system.solve
+                *parts, error = solve(r[i, :n], r[i, n:])
+                found[i], unsolved[i] = np.concatenate(parts), not error < SOLVABLE
+        if unsolved.any():
+            reason = "the solution of the cone program is not unique, so it has no derivative."
+            raise SolverError(reason, failed_indices(unsolved.reshape(batch)))
         return torch.as_tensor(found, dtype=rhs.dtype, device=rhs.device).reshape(rhs.shape)
-
-    def _solve_one(
-        self, i: int, P: np.ndarray, A: np.ndarray, active: np.ndarray, r: np.ndarray, transposed: bool
-    ) -> tuple[np.ndarray, bool]:
-        """The solution for one element, and whether there is one. NaN of an element that failed stays NaN."""
-        if not np.isfinite(r).all():
-            return np.full_like(r, np.nan), True
-        matrix = self.patterns[1].matrix(A)
-        n = matrix.shape[1]
-        r_x, r_y = r[:n], r[n:]
-        if not transposed:
-            r_x = r_x + matrix.T @ np.where(active, 0, r_y)
-        w, error = self.at(i, P, A, active).solve(np.concatenate([r_x, r_y[active]]))
-        x = w[:n, 0]
-        y = matrix @ x - r_y if transposed else -r_y
-        y[active] = w[n:, 0]
-        return np.concatenate([x, y]), error < SOLVABLE

@@ -10,6 +10,8 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
+from ..cones.product import Cones
+
 
 @dataclass(frozen=True)
 class Pattern:
@@ -41,3 +43,15 @@ class Pattern:
     def matrix(self, values: np.ndarray) -> scipy.sparse.csc_array:
         """One matrix, by its values ``(entries,)``."""
         return scipy.sparse.csc_array((values, (self.rows, self.columns)), shape=self.shape)
+
+
+def count_entries(P: Pattern, A: Pattern, cones: Cones) -> int:
+    """Entries of the system of the optimality conditions (:mod:`.system`), at most. Where the solution is on the
+    boundary of a cone of several rows, its rows of A are mixed with each other."""
+    entries = len(P.rows)
+    for block in cones.blocks:
+        cone = (A.rows - block.start) // block.size
+        inside = (cone >= 0) & (cone < block.count)
+        mixed = len(np.unique(cone[inside] * A.shape[1] + A.columns[inside])) * block.size
+        entries += 2 * mixed + block.count * block.size
+    return entries

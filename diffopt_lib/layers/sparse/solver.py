@@ -1,13 +1,9 @@
-"""One sparse quadratic program: Clarabel finds a start, which is settled and confirmed here.
+"""One sparse cone program: Clarabel finds a start, which is settled and confirmed here.
 
-Clarabel (Goulart & Chen 2024) gives (x, y, s) to some eight digits. Which constraints are active, yᵢ > sᵢ, is a guess
-that Newton's method on the optimality conditions then tests:
-
-    [ P   A₊ᵀ ] [dx]     [ Px + q + Aᵀy ]
-    [ A₊   0  ] [dy] = − [ A₊x − b₊     ],        y = 0 where a constraint is not active             (1)
-
-A multiplier that becomes negative leaves the active set, a constraint that is violated enters it, and the guess is
-right when none does. The solution then satisfies the conditions to rounding, which is checked row by row.
+Clarabel (Goulart & Chen 2024) gives (x, y, s) to some eight digits. Newton's method on the residual map R(x, v), eq.
+(1) of :mod:`.derivative`, goes on from there at v = y − s. For a polyhedron each step solves the equations of a set of
+active constraints, those with vᵢ > 0, and finds a better set; it has arrived when the set stays. At a root of R the
+point is feasible, its multipliers are, and they are complementary, to rounding; the root is checked row by row.
 """
 
 from __future__ import annotations
@@ -17,151 +13,147 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse
+import torch
 
 from ...solution import INFEASIBLE, SOLVED, STUCK, UNBOUNDED
-from .derivative import Factorisations
+from ..cones.product import Cones, project_rows
+from .derivative import Structure
 
-ROUNDS = 20  # of changes of the active set
+ROUNDS = 25
 START = 1e-9  # Clarabel's tolerance
+SETTLED, EXACT = 1e-9, 1e-14
 # What is 0 but for rounding: relative to the terms of its own row, and to those of the largest.
-OWN, WHOLE = 1e-9, 1e-13
+FLOOR = 1e-4
 CERTIFICATE = 1e-6
 
 
 @dataclass(frozen=True)
 class Program:
-    """min ½ xᵀPx + qᵀx s.t. Ax + s = b, where s = 0 in the first ``equalities`` rows and s ≥ 0 in the others."""
+    """min ½ xᵀPx + qᵀx s.t. Ax + s = b, s ∈ K: the element of a batch, and the values of its entries."""
 
+    element: int
+    values: tuple[np.ndarray, np.ndarray]
     P: scipy.sparse.csc_array
     q: np.ndarray
     A: scipy.sparse.csc_array
     b: np.ndarray
-    equalities: int
+    structure: Structure
 
     @property
-    def is_equality(self) -> np.ndarray:
-        return np.arange(len(self.b)) < self.equalities
+    def cones(self) -> Cones:
+        return self.structure.cones
 
 
 @dataclass(frozen=True)
 class Point:
-    """A point, its active set, the status it has, and its error: the worst violation relative to its row's terms."""
+    """x and v with the slack s = Π_K(−v), the error (the worst residual relative to its row's terms), the status."""
 
     x: np.ndarray
-    y: np.ndarray
-    active: np.ndarray
-    status: int
+    v: np.ndarray
+    s: np.ndarray
     error: float
     rounds: int
+    status: int = SOLVED
 
 
-def solve(
-    program: Program, factorisations: Factorisations, element: int, values: tuple[np.ndarray, np.ndarray]
-) -> Point:
-    """The solution, or what is wrong with the program.
-
-    Args:
-        program: the problem.
-        factorisations: where the last system is kept for the derivative, as that of ``element``.
-        values: of the entries of P and A, by which it is recognised.
-    """
+def solve(program: Program) -> Point:
+    """The solution, or what is wrong with the program."""
     if not all(np.isfinite(data).all() for data in (program.P.data, program.q, program.A.data)):
         return _failed(program, STUCK)
     start = clarabel(program)
     status = str(start.status).removeprefix("Almost")
-    x, y, s = (np.asarray(v) for v in (start.x, start.z, start.s))
+    back = np.argsort(_order(program.cones))
+    x, y, s = np.asarray(start.x), np.asarray(start.z)[back], np.asarray(start.s)[back]
     if status == "PrimalInfeasible":
         return _failed(program, INFEASIBLE if is_infeasible(program, y) else STUCK)
     if status == "DualInfeasible":
         return _failed(program, UNBOUNDED if is_unbounded(program, x) else STUCK)
-    if not (np.isfinite(x).all() and np.isfinite(y).all()):
-        return _failed(program, STUCK)
-    return settle(program, x, y, (y > s) | program.is_equality, factorisations, element, values)
+    return settle(program, x, y - s)
 
 
-def settle(
-    program: Program,
-    x: np.ndarray,
-    y: np.ndarray,
-    active: np.ndarray,
-    factorisations: Factorisations,
-    element: int,
-    values: tuple[np.ndarray, np.ndarray],
-) -> Point:
-    """Steps (1) with the active set that they confirm or correct."""
-    n = len(x)
-    for k in range(1, ROUNDS + 1):
-        system = factorisations.at(element, *values, active)
-        y = np.where(active, y, 0)
-        for _ in range(2):  # the second takes away what the first left of a start that was far
-            r = np.concatenate([stationarity(program, x, y), (program.A @ x - program.b)[active]])
-            step = system.solve(-r)[0][:, 0]
-            x = x + step[:n]
-            y[active] += step[n:]
-        if not (np.isfinite(x).all() and np.isfinite(y).all()):
+def settle(program: Program, x: np.ndarray, v: np.ndarray) -> Point:
+    """Newton's method on the residual map, from near a root."""
+    best = _failed(program, STUCK)
+    for k in range(ROUNDS):
+        if not (np.isfinite(x).all() and np.isfinite(v).all()):
             break
-        violated, negative, error = violations(program, x, y)
-        wrong = np.where(active, negative & ~program.is_equality, violated)
-        if not wrong.any():
-            return Point(x, y, active, SOLVED if error <= OWN else STUCK, error, k)
-        active = active ^ wrong
-    return _failed(program, STUCK)
+        point, dual, primal = look(program, x, v, k)
+        stalled = best.error <= SETTLED and not point.error < 0.1 * best.error
+        if not point.error >= best.error:
+            best = point
+        if stalled or best.error <= EXACT:
+            break
+        dx, dv, _ = program.structure.system(program.element, *program.values, v).solve(-dual, -primal)
+        x, v = x + dx, v + dv
+    return best if best.error <= SETTLED else _failed(program, STUCK)
 
 
-def stationarity(program: Program, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return program.P @ x + program.q + program.A.T @ y
+def look(program: Program, x: np.ndarray, v: np.ndarray, rounds: int) -> tuple[Point, np.ndarray, np.ndarray]:
+    """The point at (x, v) with its error, and the two parts of R there."""
+    P, A, s = program.P, program.A, onto(-v, program.cones)
+    y = v + s
+    dual, primal = P @ x + program.q + A.T @ y, A @ x + s - program.b
+    of_dual = np.abs(program.q) + np.abs(P) @ np.abs(x) + np.abs(A.T) @ np.abs(y)
+    of_primal = np.abs(program.b) + np.abs(A) @ np.abs(x) + np.abs(s)
+    of_dual = of_dual + FLOOR * of_dual.max(initial=0.0)
+    largest = np.asarray(np.abs(A).max(axis=1).todense()).ravel()
+    of_primal = of_primal + FLOOR * largest * np.abs(x).max(initial=0.0)
+    error = max(_worst(dual, of_dual), _worst(primal, of_primal))
+    return Point(x, v, s, error, rounds), dual, primal
 
 
-def violations(program: Program, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """Constraints that x violates, multipliers that are negative, both by more than rounding, and the worst error.
+def onto(v: np.ndarray, cones: Cones) -> np.ndarray:
+    """Π_K(v)."""
+    return project_rows(torch.as_tensor(v), cones).numpy()
 
-    An error counts relative to the terms that were added up to get it. A negative multiplier counts by what it adds to
-    the stationarity of the variables in its row.
-    """
-    P, A = np.abs(program.P), np.abs(program.A)
-    of_rows = np.abs(program.b) + A @ np.abs(x)
-    of_columns = np.abs(program.q) + P @ np.abs(x) + A.T @ np.abs(y)
-    row_unit = of_rows + WHOLE / OWN * (np.asarray(A.max(axis=1).todense()).ravel() * np.abs(x).max(initial=0.0))
-    column_unit = of_columns + WHOLE / OWN * of_columns.max(initial=0.0) + np.finfo(np.float64).tiny
-    row_unit = row_unit + np.finfo(np.float64).tiny
-    excess = (program.A @ x - program.b) / row_unit
-    excess = np.where(program.is_equality, np.abs(excess), np.maximum(excess, 0))
-    share = (scipy.sparse.diags_array(1 / column_unit) @ A.T).max(axis=0).todense()
-    sign = np.where(program.is_equality, 0, np.maximum(-y, 0)) * np.asarray(share).ravel()
-    gradient = np.abs(stationarity(program, x, y)) / column_unit
-    error = max(float(part.max(initial=0.0)) for part in (excess, sign, gradient))
-    return excess > OWN, sign > OWN, error
+
+def _worst(error: np.ndarray, terms: np.ndarray) -> float:
+    return float((np.abs(error) / np.maximum(terms, np.finfo(np.float64).tiny)).max(initial=0.0))
 
 
 def is_infeasible(program: Program, y: np.ndarray) -> bool:
-    """Whether y proves that no x is feasible: Aᵀy = 0, y ≥ 0 for inequalities, bᵀy < 0, up to rounding."""
-    y = np.where(program.is_equality, y, np.maximum(y, 0))
+    """Whether y proves that no x is feasible: y ∈ K*, Aᵀy = 0, bᵀy < 0, up to rounding."""
+    y = y + onto(-y, program.cones)
     terms = np.abs(program.A.T) @ np.abs(y)
     balanced = np.abs(program.A.T @ y) <= CERTIFICATE * terms.max(initial=0.0)
     return bool(balanced.all() and program.b @ y < -CERTIFICATE * (np.abs(program.b) @ np.abs(y)))
 
 
 def is_unbounded(program: Program, x: np.ndarray) -> bool:
-    """Whether the objective falls for ever along x: Px = 0, Ax = 0 or ≤ 0, qᵀx < 0, up to rounding."""
-    Ax = program.A @ x
-    rows = np.where(program.is_equality, np.abs(Ax), Ax) <= CERTIFICATE * (np.abs(program.A) @ np.abs(x))
-    flat = np.abs(program.P @ x) <= CERTIFICATE * (np.abs(program.P) @ np.abs(x))
-    return bool(rows.all() and flat.all() and program.q @ x < -CERTIFICATE * (np.abs(program.q) @ np.abs(x)))
+    """Whether the objective falls for ever along x: Px = 0, −Ax ∈ K, qᵀx < 0, up to rounding."""
+    away = np.abs(program.A @ x + onto(-(program.A @ x), program.cones))
+    size = np.abs(x)
+    inside = away <= CERTIFICATE * (np.abs(program.A) @ size).max(initial=0.0)
+    flat = np.abs(program.P @ x) <= CERTIFICATE * (np.abs(program.P) @ size)
+    return bool(inside.all() and flat.all() and program.q @ x < -CERTIFICATE * (np.abs(program.q) @ size))
 
 
 def clarabel(program: Program) -> Any:
-    """Clarabel's solution of a program."""
+    """Clarabel's solution of a program, with the rows in its order."""
     import clarabel as package
 
     settings = package.DefaultSettings()
     settings.verbose = False
+    settings.presolve_enable = settings.chordal_decomposition_enable = False
+    settings.max_threads = 1
     settings.tol_gap_abs = settings.tol_gap_rel = settings.tol_feas = START
-    e, m = program.equalities, len(program.b)
-    cones = [package.ZeroConeT(e)] * (e > 0) + [package.NonnegativeConeT(m - e)] * (m > e)
-    P, A = (scipy.sparse.csc_matrix(matrix) for matrix in (scipy.sparse.triu(program.P), program.A))
-    return package.DefaultSolver(P, program.q, A, program.b, cones, settings).solve()
+    blocks, order = program.cones.blocks, _order(program.cones)
+    named = [entry for block in blocks for entry in block.cone.outside(block.count, block.size)]
+    cones = [getattr(package, name)(*sizes) for name, *sizes in named]
+    P, A = scipy.sparse.csc_matrix(scipy.sparse.triu(program.P)), scipy.sparse.csc_matrix(program.A.tocsr()[order])
+    return package.DefaultSolver(P, program.q, A, program.b[order], cones, settings).solve()
+
+
+def _order(cones: Cones) -> np.ndarray:
+    """Which of our rows Clarabel has first, second, …"""
+    rows = [
+        block.start + block.size * np.arange(block.count)[:, None] + np.array(block.cone.outside_order(block.size))
+        for block in cones.blocks
+    ]
+    return np.concatenate([*map(np.ravel, rows), np.zeros(0)]).astype(np.int64)
 
 
 def _failed(program: Program, status: int) -> Point:
     m, n = program.A.shape
-    return Point(np.full(n, np.nan), np.full(m, np.nan), np.ones(m, dtype=bool), status, np.nan, 0)
+    nothing = np.full(m, np.nan)
+    return Point(np.full(n, np.nan), nothing, nothing, np.inf, 0, status)

@@ -1,18 +1,20 @@
-"""The linear algebra of sparse quadratic programs: one factorisation serves the solver's steps and the derivative.
+"""The linear algebra of sparse cone programs: one factorisation serves the solver's steps and the derivative.
 
-With the rows A₊ of the constraints that hold with equality, every step and every derivative solves
+Every step and every derivative solves a system with the derivative of the residual map (:mod:`.derivative`),
 
-    [ P   A₊ᵀ ] [dx]   [r₁]
-    [ A₊   0  ] [dy] = [r₂]                                                                       (1)
+    [ P    AᵀD   ] [dx]   [r₁]
+    [ A   D − I  ] [dv] = [r₂]                                                                    (1)
 
-The matrix may be singular: multipliers that are not unique make it so, and it does not matter. What is factorised is
+or its transpose, where D = DΠ_{K*}(v) = V Λ Vᵀ is symmetric, block-diagonal over the cones, with 0 ≤ Λ ≤ 1. Put
+B = VᵀA and w = Λ Vᵀ dv. The rows with λ = 0 (constraints that are not active) fall out, and what is left is symmetric:
 
-    [ P + ρI   A₊ᵀ ]
-    [ A₊      −ρI  ]                                                                              (2)
+    [ P    B₊ᵀ          ] [dx]   [ r₁     ]
+    [ B₊   −(1 − Λ₊)/Λ₊ ] [w ] = [ Vᵀr₂ ₊ ]                                                        (2)
 
-after scaling rows and columns. It is quasidefinite, so that the pivots can be taken from the diagonal in any order that
-keeps the factors sparse (Vanderbei 1995), and iterative refinement with it solves (1), if (1) has a solution, by the
-one that is nearest to where it starts (the proximal method of multipliers).
+It may be singular: multipliers that are not unique make it so, and it does no harm. What is factorised is (2) with ±ρ
+added to its diagonal, after scaling rows and columns. That matrix is quasidefinite, so the pivots can be taken from the
+diagonal in any order that keeps the factors sparse (Vanderbei 1995), and iterative refinement with it finds, if (2) has
+solutions, the one that is nearest to where it starts (the proximal method of multipliers).
 """
 
 from __future__ import annotations
@@ -22,59 +24,123 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse
 import scipy.sparse.linalg
+import torch
+
+from ..cones.product import Cones
 
 REGULARISATION = 1e-8  # relative to the entries, which scaling brings to 1
 SCALING_ROUNDS = 5
 REFINEMENTS = 30
 ROUNDING = 4 * np.finfo(np.float64).eps
+SMALLEST_WEIGHT = 1e-12  # a smaller λ is 0
+
+
+@dataclass(frozen=True)
+class Slope:
+    """D = V Λ Vᵀ.
+
+    Attributes:
+        weights: Λ, ``(m,)``.
+        vectors: V, or None for the identity.
+    """
+
+    weights: np.ndarray
+    vectors: scipy.sparse.csc_array | None
+
+    @classmethod
+    def at(cls, v: np.ndarray, cones: Cones) -> Slope:
+        """D at v ``(m,)``."""
+        weights, vectors, turned = [], [], False
+        point = torch.as_tensor(v)
+        for block in cones.blocks:
+            D = np.eye(block.size) - block.cone.jacobian(block.of(-point)).numpy()
+            if block.size == 1:
+                weights.append(D.ravel())
+                vectors.append(scipy.sparse.eye_array(block.count))
+                continue
+            plain = np.abs(D - D[:, :1, :1] * np.eye(block.size)).max(axis=(1, 2)) < ROUNDING
+            values, bases = np.linalg.eigh(np.where(plain[:, None, None], 0, D))
+            weights.append(np.where(plain[:, None], D[:, 0, :1], values.clip(0, 1)).ravel())
+            bases = np.where(plain[:, None, None], np.eye(block.size), bases)
+            vectors.append(scipy.sparse.block_diag(list(bases)))
+            turned = turned or not plain.all()
+        V = scipy.sparse.csc_array(scipy.sparse.block_diag(vectors)) if turned else None
+        return cls(np.concatenate([*weights, np.zeros(0)]), V)
+
+    def equals(self, other: Slope) -> bool:
+        one, two = (() if slope.vectors is None else slope.vectors.data for slope in (self, other))
+        return np.array_equal(self.weights, other.weights) and np.array_equal(one, two)
+
+    def turn(self, r: np.ndarray | scipy.sparse.csc_array) -> np.ndarray | scipy.sparse.csc_array:
+        """Vᵀ r."""
+        return r if self.vectors is None else self.vectors.T @ r
+
+    def turn_back(self, r: np.ndarray) -> np.ndarray:
+        """V r."""
+        return r if self.vectors is None else self.vectors @ r
 
 
 @dataclass(frozen=True)
 class System:
-    """The matrix of (1), and the factors of (2) in scaled variables."""
+    """The matrix (2) and its factors in scaled variables, with what leads from (1) to it."""
 
+    slope: Slope
+    B: scipy.sparse.csc_array
+    on: np.ndarray
     K: scipy.sparse.csc_array
     scale: np.ndarray
     factors: scipy.sparse.linalg.SuperLU
 
-    def solve(self, r: np.ndarray) -> tuple[np.ndarray, float]:
-        """w with K w = r, ``(size,)`` or ``(size, columns)``, and how far K w is from r, by its terms."""
-        r = r.reshape(len(r), -1)
-        w, best = np.zeros_like(r), np.zeros_like(r)
-        size, least = np.abs(self.K), np.inf
+    @classmethod
+    def factorise(cls, P: scipy.sparse.csc_array, A: scipy.sparse.csc_array, slope: Slope) -> System:
+        """Factors for the symmetric P, and A ``(m, n)``."""
+        weights, B = slope.weights, scipy.sparse.csr_array(slope.turn(A))
+        on = weights > SMALLEST_WEIGHT
+        compliance = scipy.sparse.diags_array((1 - weights[on]) / weights[on])
+        K = scipy.sparse.block_array([[P, B[on].T], [B[on], -compliance]], format="csc")
+        scale = equilibrate(K)
+        D = scipy.sparse.diags_array(scale)
+        sign = np.where(np.arange(K.shape[0]) < P.shape[0], REGULARISATION, -REGULARISATION)
+        scaled = (D @ K @ D + scipy.sparse.diags_array(sign)).tocsc()
+        options = {"permc_spec": "MMD_AT_PLUS_A", "diag_pivot_thresh": 0.0, "options": {"SymmetricMode": True}}
+        return cls(slope, B, on, K, scale, scipy.sparse.linalg.splu(scaled, **options))
+
+    def solve(self, r_x: np.ndarray, r_v: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+        """dx and dv of (1), and how far the equations are from holding, relative to their terms."""
+        weights, on, r = self.slope.weights, self.on, self.slope.turn(r_v)
+        dx, w, error = self._refined(r_x, r[on])
+        u = (self.B @ dx - r) / np.maximum(1 - weights, 0.5)  # where λ is small
+        large = weights[on] >= 0.5
+        u[on] = np.where(large, w / weights[on], u[on])
+        return dx, self.slope.turn_back(u), error
+
+    def solve_transposed(self, r_x: np.ndarray, r_v: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+        """The same for the transposed matrix."""
+        on, r = self.on, self.slope.turn(r_v)
+        dx, w, error = self._refined(r_x + self.B[~on].T @ r[~on], r[on] / self.slope.weights[on])
+        u = -r
+        u[on] = w
+        return dx, self.slope.turn_back(u), error
+
+    def _refined(self, r_x: np.ndarray, r_w: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+        """The solution of (2) by refinement, and its error."""
+        r, size = np.concatenate([r_x, r_w]), np.abs(self.K)
+        w, best, least = np.zeros_like(r), np.zeros_like(r), np.inf
         for _ in range(REFINEMENTS):
-            w = w + self._step(r - self.K @ w)
+            w = w + self.scale * self.factors.solve(self.scale * (r - self.K @ w))
             error = _relative(r - self.K @ w, np.abs(r) + size @ np.abs(w))
-            if not error < least:
-                break
-            best, improved, least = w, error < 0.5 * least, error
+            improved = error < 0.5 * least
+            if error < least:
+                best, least = w, error
             if least < ROUNDING or not improved:
                 break
-        return best, least
-
-    def _step(self, r: np.ndarray) -> np.ndarray:
-        d = self.scale[:, None]
-        return d * self.factors.solve(d * r)
+        return best[: len(r_x)], best[len(r_x) :], least
 
 
 def _relative(error: np.ndarray, terms: np.ndarray) -> float:
     """The largest error, each relative to its terms; terms far below the others' are as good as 0."""
-    floor = 1e-3 * terms.max(axis=0, initial=0.0) + np.finfo(np.float64).tiny
+    floor = 1e-3 * terms.max(initial=0.0) + np.finfo(np.float64).tiny
     return float((np.abs(error) / np.maximum(terms, floor)).max(initial=0.0))
-
-
-def factorise(P: scipy.sparse.csc_array, A: scipy.sparse.csc_array) -> System:
-    """Factors of (2) for the symmetric P and the rows A of (1)."""
-    K = scipy.sparse.block_array([[P, A.T], [A, None]], format="csc")
-    n, size = P.shape[0], K.shape[0]
-    scale = equilibrate(K)
-    D = scipy.sparse.diags_array(scale)
-    sign = np.where(np.arange(size) < n, REGULARISATION, -REGULARISATION)
-    scaled = (D @ K @ D + scipy.sparse.diags_array(sign)).tocsc()
-    factors = scipy.sparse.linalg.splu(
-        scaled, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True}
-    )
-    return System(K, scale, factors)
 
 
 def equilibrate(K: scipy.sparse.csc_array) -> np.ndarray:
