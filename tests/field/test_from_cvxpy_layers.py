@@ -212,7 +212,70 @@ def denoising(n=600):
     return problem, [p, lam], x, [steps + noise, double(0.7)]
 
 
+def chain(n=120):
+    """Points that may be at most half a unit from their neighbours: a second-order cone for each link."""
+    x, p = cp.Variable((n, 2)), cp.Parameter((n, 2))
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(x - p)), [cp.norm(x[i + 1] - x[i]) <= 0.5 for i in range(n - 1)])
+    return problem, [p], x, [torch.randn(n, 2, dtype=DOUBLE, generator=torch.Generator().manual_seed(3))]
+
+
+def transport(n=14):
+    """Entropic transport with the bound P ≥ 0 that its entropy implies: exponential cones."""
+    T, C = cp.Variable((n, n)), cp.Parameter((n, n))
+    marginals = [T >= 0, cp.sum(T, axis=0) == 1 / n, cp.sum(T, axis=1) == 1 / n]
+    problem = cp.Problem(cp.Minimize(cp.sum(cp.multiply(C, T)) - 0.05 * cp.sum(cp.entr(T))), marginals)
+    return problem, [C], T, [torch.rand(n, n, dtype=DOUBLE, generator=torch.Generator().manual_seed(4))]
+
+
+def assignment(n=18):
+    """A degenerate linear program: the vertices of the assignment polytope have more active rows than variables."""
+    T, C = cp.Variable((n, n)), cp.Parameter((n, n))
+    problem = cp.Problem(
+        cp.Minimize(cp.sum(cp.multiply(C, T))), [T >= 0, T <= 1, cp.sum(T, axis=0) == 1, cp.sum(T, axis=1) == 1]
+    )
+    return problem, [C], T, [torch.rand(n, n, dtype=DOUBLE, generator=torch.Generator().manual_seed(5))]
+
+
+SPARSE = {f.__name__: f for f in (denoising, chain, transport, assignment)}
+
+
 class TestSparsePrograms:
+    @pytest.mark.parametrize("name", SPARSE)
+    def test_objective_and_variables_are_those_of_clarabel(self, name):
+        problem, parameters, variable, values = SPARSE[name]()
+        layer = from_cvxpy(problem, parameters, [variable])
+        assert layer.is_sparse
+        (found,) = layer(*values)
+        for parameter, value in zip(parameters, values, strict=True):
+            parameter.value = value.numpy()
+        problem.solve(solver=cp.CLARABEL, tol_gap_abs=1e-10, tol_gap_rel=1e-10, tol_feas=1e-10)
+        np.testing.assert_allclose(found.numpy(), variable.value, atol=1e-5)
+        best, variable.value = problem.value, found.numpy()
+        assert abs(problem.objective.value - best) < 1e-7 * (1 + abs(best))
+
+    @pytest.mark.parametrize("name", ["chain", "transport"])
+    def test_gradients_of_sparse_cone_programs_are_those_of_the_dense_path(self, name):
+        problem, parameters, variable, values = SPARSE[name]()
+        layer = from_cvxpy(problem, parameters, [variable])
+        values = [t.requires_grad_() for t in values]
+        w = torch.randn(variable.shape, dtype=DOUBLE)
+        found = torch.autograd.grad((w * layer(*values)[0]).sum(), values)
+        layer.is_sparse = False
+        expected = torch.autograd.grad((w * layer(*values)[0]).sum(), values)
+        for g, want in zip(found, expected, strict=True):
+            torch.testing.assert_close(g, want, rtol=1e-6, atol=1e-8)
+
+    def test_fifteen_thousand_variables(self):
+        """Where a dense matrix of the optimality conditions would take 5 GB, and its factors hours."""
+        n = 5_000
+        x, p = cp.Variable(n), cp.Parameter(n)
+        problem = cp.Problem(cp.Minimize(cp.sum_squares(x - p) + 3 * cp.norm1(cp.diff(x))))
+        value = torch.randn(n, dtype=DOUBLE).cumsum(0).requires_grad_()
+        (found,) = from_cvxpy(problem, [p], [x])(value)
+        (g,) = torch.autograd.grad(found.sum(), value)
+        torch.testing.assert_close(found.sum(), value.sum())  # moving all of p moves all of x
+        torch.testing.assert_close(g, torch.ones(n, dtype=DOUBLE))
+
     def test_clustering_is_solved_as_clarabel_solves_it(self):
         problem, X, C, data = clustering(20)
         layer = from_cvxpy(problem, [X], [C])
