@@ -9,7 +9,6 @@ point is feasible, its multipliers are, and they are complementary, to rounding;
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import scipy.sparse
@@ -20,10 +19,13 @@ from ..cones.product import Cones, project_rows
 from .derivative import Structure
 
 ROUNDS = 25
-START = 1e-9  # Clarabel's tolerance
+# Clarabel's tolerance and what is added to the diagonal of P for it: at first, and where that leads nowhere. The last
+# one holds back what could run away at no cost.
+STARTS = ((1e-9, 0.0), (1e-13, 0.0), (1e-11, 1e-7))
 SETTLED, EXACT = 1e-9, 1e-14
 # What is 0 but for rounding: relative to the terms of its own row, and to those of the largest.
 FLOOR = 1e-4
+GAP = 1e-7
 CERTIFICATE = 1e-6
 
 
@@ -60,15 +62,15 @@ def solve(program: Program) -> Point:
     """The solution, or what is wrong with the program."""
     if not all(np.isfinite(data).all() for data in (program.P.data, program.q, program.A.data)):
         return _failed(program, STUCK)
-    start = clarabel(program)
-    status = str(start.status).removeprefix("Almost")
-    back = np.argsort(_order(program.cones))
-    x, y, s = np.asarray(start.x), np.asarray(start.z)[back], np.asarray(start.s)[back]
-    if status == "PrimalInfeasible":
-        return _failed(program, INFEASIBLE if is_infeasible(program, y) else STUCK)
-    if status == "DualInfeasible":
-        return _failed(program, UNBOUNDED if is_unbounded(program, x) else STUCK)
-    return settle(program, x, y - s)
+    for tolerance, weight in STARTS:
+        status, x, y, s = clarabel(program, tolerance, weight)
+        if status == "PrimalInfeasible" and is_infeasible(program, y):
+            return _failed(program, INFEASIBLE)
+        if status == "DualInfeasible" and is_unbounded(program, x):
+            return _failed(program, UNBOUNDED)
+        if not status.endswith("Infeasible") and (point := settle(program, x, y - s)).status == SOLVED:
+            return point
+    return _failed(program, STUCK)
 
 
 def settle(program: Program, x: np.ndarray, v: np.ndarray) -> Point:
@@ -85,7 +87,15 @@ def settle(program: Program, x: np.ndarray, v: np.ndarray) -> Point:
             break
         dx, dv, _ = program.structure.system(program.element, *program.values, v).solve(-dual, -primal)
         x, v = x + dx, v + dv
-    return best if best.error <= SETTLED else _failed(program, STUCK)
+    return best if best.error <= SETTLED and gap(program, best) <= GAP else _failed(program, STUCK)
+
+
+def gap(program: Program, point: Point) -> float:
+    """The duality gap xᵀPx + qᵀx + bᵀy relative to 1 + |objective|. Where x has run away in a direction that costs
+    nothing, its residuals are small beside their terms, and this is not."""
+    x, Px = point.x, program.P @ point.x
+    value, linear = 0.5 * x @ Px + program.q @ x, program.q @ x + program.b @ (point.v + point.s)
+    return float(abs(x @ Px + linear) / (1 + abs(value)))
 
 
 def look(program: Program, x: np.ndarray, v: np.ndarray, rounds: int) -> tuple[Point, np.ndarray, np.ndarray]:
@@ -128,20 +138,39 @@ def is_unbounded(program: Program, x: np.ndarray) -> bool:
     return bool(inside.all() and flat.all() and program.q @ x < -CERTIFICATE * (np.abs(program.q) @ size))
 
 
-def clarabel(program: Program) -> Any:
-    """Clarabel's solution of a program, with the rows in its order."""
+def clarabel(program: Program, tolerance: float, weight: float) -> tuple[str, np.ndarray, np.ndarray, np.ndarray]:
+    """Clarabel's status, x, y and s.
+
+    It measures residuals against the largest entry of b. With rows scaled to their own size none is lost beside it.
+    """
     import clarabel as package
 
     settings = package.DefaultSettings()
     settings.verbose = False
     settings.presolve_enable = settings.chordal_decomposition_enable = False
     settings.max_threads = 1
-    settings.tol_gap_abs = settings.tol_gap_rel = settings.tol_feas = START
-    blocks, order = program.cones.blocks, _order(program.cones)
+    settings.tol_gap_abs = settings.tol_gap_rel = settings.tol_feas = tolerance
+    blocks, order, unit = program.cones.blocks, _order(program.cones), row_units(program)
     named = [entry for block in blocks for entry in block.cone.outside(block.count, block.size)]
     cones = [getattr(package, name)(*sizes) for name, *sizes in named]
-    P, A = scipy.sparse.csc_matrix(scipy.sparse.triu(program.P)), scipy.sparse.csc_matrix(program.A.tocsr()[order])
-    return package.DefaultSolver(P, program.q, A, program.b[order], cones, settings).solve()
+    scaled = scipy.sparse.diags_array(1 / unit) @ program.A
+    heavier = program.P + weight * scipy.sparse.eye_array(len(program.q))
+    P, A = scipy.sparse.csc_matrix(scipy.sparse.triu(heavier)), scipy.sparse.csc_matrix(scaled.tocsr()[order])
+    found = package.DefaultSolver(P, program.q, A, (program.b / unit)[order], cones, settings).solve()
+    back = np.argsort(order)
+    status = str(found.status).removeprefix("Almost")
+    return status, np.asarray(found.x), np.asarray(found.z)[back] / unit, np.asarray(found.s)[back] * unit
+
+
+def row_units(program: Program) -> np.ndarray:
+    """The size of each row's entries of A and b, one for all the rows of a cone."""
+    largest = np.maximum(np.asarray(np.abs(program.A).max(axis=1).todense()).ravel(), np.abs(program.b))
+    units = [np.zeros(0)]
+    for block in program.cones.blocks:
+        size = largest[block.start : block.start + block.count * block.size].reshape(block.count, block.size)
+        units.append(np.repeat(size.max(axis=1), block.size))
+    unit = np.concatenate(units)
+    return np.where(unit > 0, unit, 1)
 
 
 def _order(cones: Cones) -> np.ndarray:

@@ -19,6 +19,7 @@ solutions, the one that is nearest to where it starts (the proximal method of mu
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +29,7 @@ import torch
 
 from ..cones.product import Cones
 
-REGULARISATION = 1e-8  # relative to the entries, which scaling brings to 1
+REGULARISATIONS = (1e-7, 1e-5, 1e-3)  # relative to the entries, which scaling brings to 1
 SCALING_ROUNDS = 5
 REFINEMENTS = 30
 ROUNDING = 4 * np.finfo(np.float64).eps
@@ -100,10 +101,8 @@ class System:
         K = scipy.sparse.block_array([[P, B[on].T], [B[on], -compliance]], format="csc")
         scale = equilibrate(K)
         D = scipy.sparse.diags_array(scale)
-        sign = np.where(np.arange(K.shape[0]) < P.shape[0], REGULARISATION, -REGULARISATION)
-        scaled = (D @ K @ D + scipy.sparse.diags_array(sign)).tocsc()
-        options = {"permc_spec": "MMD_AT_PLUS_A", "diag_pivot_thresh": 0.0, "options": {"SymmetricMode": True}}
-        return cls(slope, B, on, K, scale, scipy.sparse.linalg.splu(scaled, **options))
+        sign = np.where(np.arange(K.shape[0]) < P.shape[0], 1.0, -1.0)
+        return cls(slope, B, on, K, scale, _quasidefinite_factors(D @ K @ D, sign))
 
     def solve(self, r_x: np.ndarray, r_v: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
         """dx and dv of (1), and how far the equations are from holding, relative to their terms."""
@@ -135,6 +134,15 @@ class System:
             if least < ROUNDING or not improved:
                 break
         return best[: len(r_x)], best[len(r_x) :], least
+
+
+def _quasidefinite_factors(K: scipy.sparse.csc_array, sign: np.ndarray) -> scipy.sparse.linalg.SuperLU:
+    """Factors of K + ρ diag(sign), for the smallest ρ that does not drown in rounding."""
+    options = {"permc_spec": "MMD_AT_PLUS_A", "diag_pivot_thresh": 0.0, "options": {"SymmetricMode": True}}
+    for rho in REGULARISATIONS[:-1]:
+        with contextlib.suppress(RuntimeError):  # SuperLU met a pivot that is exactly 0
+            return scipy.sparse.linalg.splu((K + scipy.sparse.diags_array(rho * sign)).tocsc(), **options)
+    return scipy.sparse.linalg.splu((K + scipy.sparse.diags_array(REGULARISATIONS[-1] * sign)).tocsc(), **options)
 
 
 def _relative(error: np.ndarray, terms: np.ndarray) -> float:
