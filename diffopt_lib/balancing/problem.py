@@ -1,6 +1,6 @@
 """What an assignment problem is given: scores, a temperature, marginals, and for a partial assignment its mass.
 
-All of it becomes the data (S, τ, a, b) of :mod:`.balancing`. A partial assignment of total mass s, with at most a_i in
+All of it becomes the data (S, τ, a, b) of :mod:`.derivative`. A partial assignment of total mass s, with at most a_i in
 every row and b_j in every column, gets one more row and one more column, of scores 0, that take what is left over; the
 corner where they meet is forbidden.
 """
@@ -12,9 +12,9 @@ from torch import Tensor
 
 from ..batch.shapes import align
 from ..validate import check_finite, check_floating, check_positive, per_problem, temperature, values_visible
-from .newton import FORBIDDEN
 
-LARGEST = 1e90  # of a score; that of a forbidden pair must be far below
+FORBIDDEN = -1e100  # the score of a pair that can't be: its entry of P is exactly zero
+LARGEST_SCORE = 1e90  # in magnitude, so that a forbidden pair is far below all others
 
 
 def check_scores(scores: Tensor) -> None:
@@ -98,7 +98,7 @@ def _marginal(name: str, value: float | Tensor, scores: Tensor, size: int) -> Te
 def check_values(S: Tensor, a: Tensor, b: Tensor) -> None:
     """What :func:`assignment_problem` could not see under ``vmap``, and scores that compete with forbidden ones."""
     sizes = S.abs()
-    if not ((sizes < LARGEST) | (S == FORBIDDEN)).all():
-        raise ValueError(f"scores must be finite and less than {LARGEST:g} in magnitude")
+    if not ((sizes < LARGEST_SCORE) | (S == FORBIDDEN)).all():
+        raise ValueError(f"scores must be finite and less than {LARGEST_SCORE:g} in magnitude")
     if not ((a >= 0).all() and (b >= 0).all()):
         raise ValueError("rows and columns must be at least 0, and mass at most the total of either")

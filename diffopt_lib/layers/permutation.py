@@ -9,12 +9,9 @@ A partial assignment of total mass s gives every row at most a_i and every colum
 
     max_P  ⟨S, P⟩ + τ (H(P) + H(a − P1) + H(b − Pᵀ1))   s.t.   P1 ≤ a,  Pᵀ1 ≤ b,  1ᵀP1 = s,  P ≥ 0      (2)
 
-It is problem (1) for a matrix with one more row and one more column (:mod:`.balancing.problem`).
+It is problem (1) for a matrix with one more row and one more column (:mod:`diffopt_lib.balancing.problem`).
 
-The solver is :mod:`.balancing.newton`, the derivative that of the marginal equations, :mod:`.balancing`. At low
-temperature an entry of P is the exponential of a small difference of large numbers S_ij/τ. So the potentials that the
-solver finds are added to the scores, which makes all those small that matter, and leaves P as it is; and if rounding
-could be felt the problem is solved once more from there. What comes out is P for scores as near to S as rounding is.
+How P is found and differentiated: :mod:`diffopt_lib.balancing`.
 
 Source: Mena et al., Learning latent permutations with Gumbel–Sinkhorn networks, 2018, §§ 3–4.
 Chapter: book/2_differentiable/07_permutations.
@@ -23,6 +20,7 @@ Chapter: book/2_differentiable/07_permutations.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -30,11 +28,11 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from ..autograd.opaque import opaque
-from ..balancing.derivative import floored, kernel, marginal_residual, solve_marginals
-from ..balancing.newton import balance, size_of
-from ..balancing.problem import assignment_problem, check_scores, check_values
+from ..balancing.derivative import kernel, marginal_residual, solve_marginals
+from ..balancing.problem import assignment_problem, check_scores
+from ..balancing.solver import guess_from, shifted, solve
 from ..implicit import attach
-from ..solution import SolverError, failed_indices, mark_failures
+from ..solution import mark_failures
 from ..validate import check_option, per_problem, values_visible
 
 
@@ -135,14 +133,14 @@ def solve_assignment(
     batch = torch.broadcast_shapes(*(t.shape[:-2] for t in (S, tau, a, b)))
     start = S.new_zeros(*batch, S.shape[-1])
     if init is not None:
-        start = start + _guess(init.row_potential if wide else init.column_potential, start)
+        start = start + guess_from(init.row_potential if wide else init.column_potential, start)
 
-    def algorithm(start, S, tau, a, b):
-        return _solve(start, S, tau, a, b, init is not None, tolerance, max_iterations, on_failure)
-
+    algorithm = partial(
+        solve, warm=init is not None, tolerance=tolerance, max_iterations=max_iterations, on_failure=on_failure
+    )
     shift, z, converged, iterations, error = opaque(algorithm, start, S, tau, a, b)
     potentials = shift + tau.detach().squeeze(-1) * z
-    S = _shifted(S, shift)
+    S = shifted(S, shift)
     z = attach(marginal_residual, solve_marginals, z, S, tau, a, b)
     P = a * b * kernel(z, S, tau)
     f, g = potentials.split((S.shape[-2], S.shape[-1]), dim=-1)
@@ -216,69 +214,3 @@ def _match(scores: Tensor) -> tuple[Tensor]:
     for matrix, S in zip(P, flat.cpu().numpy(), strict=True):
         matrix[linear_sum_assignment(S, maximize=True)] = 1
     return (P.reshape(scores.shape).to(scores.device),)
-
-
-def _solve(
-    start: Tensor,
-    S: Tensor,
-    tau: Tensor,
-    a: Tensor,
-    b: Tensor,
-    warm: bool,
-    tolerance: float,
-    max_iterations: int,
-    on_failure: str,
-) -> tuple[Tensor, ...]:
-    """Outside the graph, on tensors with any number of batch dimensions: potentials (f, g) to add to the scores,
-    z = (u, v) for these, both ``(*batch, n + m)``, and status ``(*batch,)``."""
-    batch = start.shape[:-1]
-    N = batch.numel()
-    S, tau, a, b = (t.expand(*batch, *t.shape[-2:]).reshape(N, *t.shape[-2:]) for t in (S, tau, a, b))
-    check_values(S, a, b)
-    guess = start.reshape(N, start.shape[-1]) if warm else None
-    rounding = (8 * torch.finfo(S.dtype).eps * size_of(S) / tau)[:, 0, 0]
-    v, error, iterations, converged = balance(
-        S, tau, a, b, guess, (tolerance + rounding).clamp_max(0.5), max_iterations
-    )
-    shift = tau.squeeze(-1) * torch.cat([_row_potential(S, tau, b, v), v], dim=-1)
-    z = torch.zeros_like(shift)
-    if (rounding > tolerance).any():
-        S = _shifted(S, shift)
-        exactly = torch.full_like(rounding, tolerance)
-        v, error, more, again = balance(S, tau, a, b, torch.zeros_like(v), exactly, max_iterations)
-        iterations, converged = iterations + more, converged & again
-        z = torch.cat([_row_potential(S, tau, b, v), v], dim=-1)
-    if on_failure == "raise" and not converged.all():
-        worst = error[~converged].nan_to_num(nan=torch.inf).max().item()
-        raise SolverError(
-            f"the marginals are off by {worst:.1e} after {int(iterations[~converged].max())} iterations.",
-            failed_indices(~converged.reshape(batch)),
-        )
-    columns = z.shape[-1]
-    return (
-        shift.reshape(*batch, columns),
-        z.reshape(*batch, columns),
-        *(t.reshape(batch) for t in (converged, iterations, error)),
-    )
-
-
-def _row_potential(S: Tensor, tau: Tensor, b: Tensor, v: Tensor) -> Tensor:
-    """The u that goes with v, ``(N, n)``."""
-    return -torch.logsumexp(S / tau + v.unsqueeze(-2) + floored(b).log(), dim=-1)
-
-
-def _shifted(S: Tensor, shift: Tensor) -> Tensor:
-    """S_ij + f_i + g_j, with (f, g) in one."""
-    f, g = shift.split((S.shape[-2], S.shape[-1]), dim=-1)
-    return S + f.unsqueeze(-1) + g.unsqueeze(-2)
-
-
-def _guess(potential: Tensor, start: Tensor) -> Tensor:
-    """A potential of an earlier solution, without the NaN that mark failures."""
-    try:
-        return potential.detach().nan_to_num().to(start).expand(start.shape)
-    except RuntimeError:
-        raise ValueError(
-            f"init must be the solution of a problem of this shape: its potential should broadcast to "
-            f"{tuple(start.shape)}, got {tuple(potential.shape)}"
-        ) from None
