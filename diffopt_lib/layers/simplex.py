@@ -26,7 +26,7 @@ from torch import Tensor
 from ..batch.shapes import expand_vectors
 from ..validate import check_same_kind, check_vectors, per_problem, temperature
 from .allocation import allocate
-from .multiplier import Balance, Response
+from .multiplier import Excess, Response
 
 
 def project_simplex(x: Tensor, total: float | Tensor = 1.0) -> Tensor:
@@ -121,24 +121,24 @@ def _slopes_of_clip(y: Tensor, a: Tensor, upper: Tensor) -> tuple[Tensor, Tensor
     return ((a >= 0) & (a <= upper)).to(a.dtype), (a > upper).to(a.dtype)
 
 
-def _balance_of_clip(a: Tensor, upper: Tensor, total: Tensor) -> Balance:
+def _excess_of_clip(a: Tensor, upper: Tensor, total: Tensor) -> Excess:
     y = _clip(a, upper)
     size = y.sum(-1, keepdim=True, dtype=torch.float64)
     slope = ((y > 0) & (y < upper)).to(y.dtype).sum(-1, keepdim=True)
-    return _balance(size, slope, total, 2 * size)  # a = y where y is between the bounds
+    return _excess(size, slope, total, 2 * size)  # a = y where y is between the bounds
 
 
-def _balance(size: Tensor, slope: Tensor, total: Tensor, scale: Tensor) -> Balance:
+def _excess(size: Tensor, slope: Tensor, total: Tensor, scale: Tensor) -> Excess:
     dtype = total.dtype
-    return Balance((size - total).to(dtype), slope, size.to(dtype), scale.to(dtype))
+    return Excess((size - total).to(dtype), slope, size.to(dtype), scale.to(dtype))
 
 
 RECTIFIER = Response(
     value=_clip,
     slopes=_slopes_of_clip,
     inverse=lambda y: y,
-    balance=_balance_of_clip,
-    step=lambda balance, total, n: -balance.excess / balance.slope,  # exact until another entry meets a bound
+    excess=_excess_of_clip,
+    step=lambda excess, total, n: -excess.value / excess.slope,  # exact until another entry meets a bound
 )
 
 
@@ -152,18 +152,18 @@ def _slopes_of_exp(y: Tensor, a: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]
     return torch.where(capped, 0, y), capped.to(a.dtype)
 
 
-def _balance_of_exp(a: Tensor, upper: Tensor, total: Tensor) -> Balance:
+def _excess_of_exp(a: Tensor, upper: Tensor, total: Tensor) -> Excess:
     y = _capped_exp(a, upper)
     size = y.sum(-1, keepdim=True, dtype=torch.float64)
     slope = torch.where(y < upper, y, 0).sum(-1, keepdim=True)
     # Σ y |log y| is largest if all y are equal.
-    return _balance(size, slope, total, size - torch.xlogy(size, size / a.shape[-1]))
+    return _excess(size, slope, total, size - torch.xlogy(size, size / a.shape[-1]))
 
 
 EXPONENTIAL = Response(
     value=_capped_exp,
     slopes=_slopes_of_exp,
     inverse=torch.log,
-    balance=_balance_of_exp,
-    step=lambda balance, total, n: torch.log1p(-balance.excess / balance.slope),  # exact as long as the caps stay
+    excess=_excess_of_exp,
+    step=lambda excess, total, n: torch.log1p(-excess.value / excess.slope),  # exact as long as the caps stay
 )

@@ -22,7 +22,7 @@ from torch import Tensor
 from ..batch.shapes import expand_vectors
 from ..validate import check_vectors, per_problem, temperature
 from .allocation import allocate
-from .multiplier import Balance, Response
+from .multiplier import Excess, Response
 
 
 def soft_top_k(x: Tensor, k: int | float | Tensor, tau: float | Tensor = 1.0) -> Tensor:
@@ -51,7 +51,7 @@ def soft_top_k(x: Tensor, k: int | float | Tensor, tau: float | Tensor = 1.0) ->
     return allocate(LOGISTIC, x, k, tau, upper, f"k must be between 0 and n = {x.shape[-1]}")
 
 
-def _balance(a: Tensor, upper: Tensor, k: Tensor) -> Balance:
+def _excess(a: Tensor, upper: Tensor, k: Tensor) -> Excess:
     """With e = σ(−|a|), the distance of y from the nearer of 0 and 1, nothing cancels where y is near 1."""
     side = a.sign()
     e = a.abs_().neg_().sigmoid_()
@@ -59,15 +59,15 @@ def _balance(a: Tensor, upper: Tensor, k: Tensor) -> Balance:
     ones = (n + side.sum(-1, keepdim=True)) / 2
     size = e.sum(-1, keepdim=True)
     slope = size - torch.linalg.vector_norm(e, dim=-1, keepdim=True).square()
-    excess = (ones - k) - side.mul_(e).sum(-1, keepdim=True)
+    value = (ones - k) - side.mul_(e).sum(-1, keepdim=True)
     # Σ e |a| ≤ Σ e log(1/e), which is largest if all e are equal.
-    return Balance(excess, slope, size, size - torch.xlogy(size, size / n))
+    return Excess(value, slope, size, size - torch.xlogy(size, size / n))
 
 
-def _step(balance: Balance, k: Tensor, n: int) -> Tensor:
+def _step(at: Excess, k: Tensor, n: int) -> Tensor:
     """Newton's step through the logit of the mean of y, which is linear in ν where all a are equal; and near the root,
     where the excess is a difference of exponentials exp(ν) and exp(−ν) if y is nearly 0 or 1, through artanh."""
-    excess, slope, size, _ = balance
+    excess, slope, size, _ = at
     mean = (k + excess) / n
     far = (torch.logit(k / n) - torch.logit(mean)) * n * mean * (1 - mean) / slope
     near = -torch.atanh(excess / size) * size / slope
@@ -80,5 +80,5 @@ def _slopes(y: Tensor, a: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
 
 
 LOGISTIC = Response(
-    value=lambda a, upper: torch.sigmoid(a), slopes=_slopes, inverse=torch.logit, balance=_balance, step=_step
+    value=lambda a, upper: torch.sigmoid(a), slopes=_slopes, inverse=torch.logit, excess=_excess, step=_step
 )
