@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .batch.products import dot
+from .batch.products import dot, times
 from .solution import SolverError, failed_indices
 
 
@@ -118,8 +118,8 @@ def least_norm_solve(operator: LinearOperator, b: Tensor) -> Tensor:
             stacklevel=2,
         )
     inverse = torch.where(kept, 1 / torch.where(kept, S, 1), 0)
-    projected = (U.mT @ b.unsqueeze(-1)).squeeze(-1) * inverse
-    return (Vh.mT @ projected.unsqueeze(-1)).squeeze(-1)
+    projected = times(U.mT, b) * inverse
+    return times(Vh.mT, projected)
 
 
 def _largest_condition(b: Tensor) -> float:

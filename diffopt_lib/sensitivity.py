@@ -44,7 +44,7 @@ Fit = Callable[[Tensor], Tensor]
 
 def logistic_loss(theta: Tensor, features: Tensor, labels: Tensor) -> Tensor:
     """log(1 + exp(−y θᵀx)) of every point, ``(*batch, n)``, for θ ``(*batch, d)``, x ``(*batch, n, d)``, y = ±1."""
-    return softplus(-labels * (features @ theta.unsqueeze(-1)).squeeze(-1))
+    return softplus(-labels * _scores(theta, features))
 
 
 def logistic_regression(
@@ -132,7 +132,7 @@ def influence(
         return change
     theta = logistic_regression(features, labels, decay, weights).y
     # The change wᵢ H⁻¹∇ℓᵢ = −y σ(−m) wᵢ H⁻¹xᵢ holds the H⁻¹xᵢ of the leverage wᵢ σ(m) σ(−m) xᵢᵀH⁻¹xᵢ; m = y θᵀx.
-    margin = labels * (features @ theta.unsqueeze(-1)).squeeze(-1)
+    margin = labels * _scores(theta, features)
     leverage = -labels * torch.sigmoid(margin) * (features * change).sum(-1)
     return change / (1 - leverage).unsqueeze(-1)
 
@@ -235,6 +235,11 @@ def _data(
     )
 
 
+def _scores(theta: Tensor, features: Tensor) -> Tensor:
+    """θᵀxᵢ, ``(*batch, n)``."""
+    return (features @ theta.unsqueeze(-1)).squeeze(-1)
+
+
 def _objective(theta: Tensor, features: Tensor, labels: Tensor, decay: Tensor, weights: Tensor) -> Tensor:
     """Eq. (1)."""
     return (weights * logistic_loss(theta, features, labels)).sum(-1) + decay * theta.square().sum(-1) / 2
@@ -242,7 +247,7 @@ def _objective(theta: Tensor, features: Tensor, labels: Tensor, decay: Tensor, w
 
 def _hessian(theta: Tensor, features: Tensor, labels: Tensor, decay: Tensor, weights: Tensor) -> Tensor:
     """H = Σᵢ wᵢ σ(zᵢ) σ(−zᵢ) xᵢ xᵢᵀ + λ I with zᵢ = θᵀxᵢ, ``(*batch, d, d)``; the labels don't matter."""
-    z = (features @ theta.unsqueeze(-1)).squeeze(-1)
+    z = _scores(theta, features)
     curvature = weights * torch.sigmoid(z) * torch.sigmoid(-z)
     identity = torch.eye(features.shape[-1], dtype=features.dtype, device=features.device)
     return features.mT @ (curvature.unsqueeze(-1) * features) + decay[..., None, None] * identity

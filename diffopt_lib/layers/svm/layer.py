@@ -33,6 +33,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ...batch.products import times
 from ...batch.shapes import align
 from ...validate import check_option
 from ..labelled import check_classes, check_signs, point_weights, positive_scalar
@@ -87,7 +88,7 @@ class LinearSVM:
 
     def decision(self, query: Tensor) -> Tensor:
         """wᵀx + b for query points ``(*batch, m, d)``: ``(*batch, m)``, positive for the class +1."""
-        return (query @ self.weights.unsqueeze(-1)).squeeze(-1) + self.bias.unsqueeze(-1)
+        return times(query, self.weights) + self.bias.unsqueeze(-1)
 
 
 def svm_head(

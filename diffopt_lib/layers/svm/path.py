@@ -179,7 +179,8 @@ def with_prices_that_are_paid(
         return machine._replace(unpaid=torch.where(high, unpaid, torch.inf))
 
     def whole(problem: tuple[Tensor, ...], _: Machine) -> Machine:
-        return follow_path(*problem, decay, max_iterations)
+        phi, y, price, reward = problem
+        return follow_path(phi, y, price, reward, decay, max_iterations)
 
     def solved(machine: Machine) -> Tensor:
         return ~machine.unpaid.isnan().squeeze(-1)
