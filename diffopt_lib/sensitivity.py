@@ -32,6 +32,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from .autograd.precision import full_precision
 from .batch.shapes import align
 from .layers.labelled import check_signs, point_weights, positive_scalar
 from .linear import LinearOperator
@@ -42,11 +43,13 @@ from .validate import check_finite, check_floating, check_option
 Fit = Callable[[Tensor], Tensor]
 
 
+@full_precision
 def logistic_loss(theta: Tensor, features: Tensor, labels: Tensor) -> Tensor:
     """log(1 + exp(−y θᵀx)) of every point, ``(*batch, n)``, for θ ``(*batch, d)``, x ``(*batch, n, d)``, y = ±1."""
     return softplus(-labels * _scores(theta, features))
 
 
+@full_precision
 def logistic_regression(
     features: Tensor,
     labels: Tensor,
@@ -91,6 +94,7 @@ def logistic_regression(
     )
 
 
+@full_precision
 def sensitivity(fit: Fit, data: Tensor) -> Tensor:
     """∂θ*/∂data for the whole data at once: ``(*batch, d, *event)`` for data ``(*batch, *event)``, θ* ``(*batch, d)``.
 
@@ -108,6 +112,7 @@ def sensitivity(fit: Fit, data: Tensor) -> Tensor:
     return jacobian.movedim(0, theta.ndim - 1)
 
 
+@full_precision
 def influence(
     features: Tensor,
     labels: Tensor,
@@ -137,6 +142,7 @@ def influence(
     return change / (1 - leverage).unsqueeze(-1)
 
 
+@full_precision
 def loss_influence(loss: Callable[[Tensor], Tensor], fit: Fit, sample_weights: Tensor) -> Tensor:
     """How loss(θ*) is predicted to change when point i is left out, −wᵢ ∂loss/∂wᵢ, for every i: ``(*batch, n)``.
 
@@ -168,6 +174,7 @@ class Poisoning:
     loss: Tensor
 
 
+@full_precision
 def poison(
     fit: Fit,
     loss: Callable[[Tensor], Tensor],

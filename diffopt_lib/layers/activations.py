@@ -20,9 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..autograd.precision import full_precision
 from ..validate import check_finite, check_floating, check_positive
 
 
+@full_precision
 def relu(x: Tensor) -> Tensor:
     """The Euclidean projection of x onto the nonnegative orthant, eq. (1): max(x, 0), elementwise.
 
@@ -39,6 +41,7 @@ def relu(x: Tensor) -> Tensor:
     return torch.relu(x)
 
 
+@full_precision
 def sigmoid(x: Tensor) -> Tensor:
     """The point of the unit box that maximises xᵀy plus binary entropy, eq. (2): 1 / (1 + exp(−x)), elementwise.
 
@@ -54,6 +57,7 @@ def sigmoid(x: Tensor) -> Tensor:
     return torch.sigmoid(x)
 
 
+@full_precision
 def softargmax(x: Tensor, tau: float | Tensor = 1.0, dim: int = -1) -> Tensor:
     """The point of the simplex that maximises xᵀy plus τ times entropy, eq. (3): exp(x/τ) / Σ exp(x/τ).
 

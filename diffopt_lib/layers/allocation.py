@@ -30,6 +30,7 @@ from torch import Tensor
 
 from ..autograd.forward_mode import forward_rule
 from ..autograd.opaque import batch_first
+from ..autograd.precision import without_autocast
 from ..validate import check_finite
 from .multiplier import Response, find_multiplier
 
@@ -61,6 +62,7 @@ class _Allocation(torch.autograd.Function):
     """
 
     @staticmethod
+    @without_autocast
     def forward(response, infeasible, x, total, tau, upper):
         return _solve(response, infeasible, x, total, tau, upper)
 
@@ -72,6 +74,7 @@ class _Allocation(torch.autograd.Function):
         ctx.save_for_forward(x, tau, upper, *output)
 
     @staticmethod
+    @without_autocast
     def backward(ctx, g, h, _):
         tau, t, d, d_upper, slope = _linearize(ctx.response, *ctx.saved_tensors)
         price = (h + (g * d).sum(-1, keepdim=True)) / slope
@@ -82,6 +85,7 @@ class _Allocation(torch.autograd.Function):
         return None, None, of_x, price, of_tau, of_upper
 
     @staticmethod
+    @without_autocast
     def jvp(ctx, _response, _infeasible, x_dot, total_dot, tau_dot, upper_dot):
         with forward_rule(ctx) as saved:
             tau, t, d, d_upper, slope = _linearize(ctx.response, *saved)

@@ -28,6 +28,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from ..autograd.opaque import opaque
+from ..autograd.precision import full_precision
 from ..balancing.derivative import kernel, marginal_residual, solve_marginals
 from ..balancing.problem import assignment_problem, check_scores
 from ..balancing.solver import guess_from, shifted, solve
@@ -57,6 +58,7 @@ class AssignmentSolution:
     residual: Tensor
 
 
+@full_precision
 def sinkhorn_operator(
     scores: Tensor,
     tau: float | Tensor = 1.0,
@@ -83,6 +85,7 @@ def sinkhorn_operator(
     ).P
 
 
+@full_precision
 def solve_assignment(
     scores: Tensor,
     tau: float | Tensor = 1.0,
@@ -152,6 +155,7 @@ def solve_assignment(
     return AssignmentSolution(P, f, g, converged, iterations, error)
 
 
+@full_precision
 def gumbel_sinkhorn(
     scores: Tensor,
     tau: float | Tensor = 1.0,
@@ -191,6 +195,7 @@ def gumbel_sinkhorn(
     return sinkhorn_operator(scores + noise[..., None, None] * gumbel, tau, **options)
 
 
+@full_precision
 def match(scores: Tensor) -> Tensor:
     """The best assignment: 0/1 matrices P that maximise ⟨S, P⟩, with at most one 1 in every row and column.
 

@@ -23,12 +23,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..autograd.precision import full_precision
 from ..batch.shapes import expand_vectors
 from ..validate import check_same_kind, check_vectors, per_problem, temperature
 from .allocation import allocate
 from .multiplier import Excess, Response
 
 
+@full_precision
 def project_simplex(x: Tensor, total: float | Tensor = 1.0) -> Tensor:
     """The Euclidean projection of x on the simplex {y ≥ 0, Σ y = total}, eq. (1) of this module.
 
@@ -47,6 +49,7 @@ def project_simplex(x: Tensor, total: float | Tensor = 1.0) -> Tensor:
     return allocate(RECTIFIER, x, total, tau, upper, "total must be at least 0")
 
 
+@full_precision
 def sparsemax(x: Tensor, tau: float | Tensor = 1.0) -> Tensor:
     """The projection of x/τ on the probability simplex, eq. (2) of this module: a softargmax with exact zeros.
 
@@ -63,6 +66,7 @@ def sparsemax(x: Tensor, tau: float | Tensor = 1.0) -> Tensor:
     return allocate(RECTIFIER, x, one, tau, upper, "")
 
 
+@full_precision
 def project_capped_simplex(x: Tensor, total: float | Tensor = 1.0, upper: float | Tensor = 1.0) -> Tensor:
     """The Euclidean projection of x on {0 ≤ y ≤ upper, Σ y = total}, eq. (3) of this module.
 
@@ -82,6 +86,7 @@ def project_capped_simplex(x: Tensor, total: float | Tensor = 1.0, upper: float 
     return allocate(RECTIFIER, x, total, tau, upper, "total must be between 0 and the sum of the upper bounds")
 
 
+@full_precision
 def capped_softmax(x: Tensor, upper: float | Tensor, tau: float | Tensor = 1.0) -> Tensor:
     """Softargmax with at most ``upper`` for every entry, eq. (4) of this module.
 

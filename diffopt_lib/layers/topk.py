@@ -19,12 +19,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..autograd.precision import full_precision
 from ..batch.shapes import expand_vectors
 from ..validate import check_vectors, per_problem, temperature
 from .allocation import allocate
 from .multiplier import Excess, Response
 
 
+@full_precision
 def soft_top_k(x: Tensor, k: int | float | Tensor, tau: float | Tensor = 1.0) -> Tensor:
     """The point of the box [0, 1]ⁿ with entries that sum to k which solves eq. (1) of this module.
 

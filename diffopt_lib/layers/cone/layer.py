@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from ...autograd.opaque import opaque
+from ...autograd.precision import full_precision
 from ...batch.shapes import align_batch
 from ...implicit import attach
 from ...solution import SolverError, failed_indices, mark_failures
@@ -76,6 +77,7 @@ class ConeSolution:
     unbounded_because: Tensor
 
 
+@full_precision
 def solve_cone(
     c: Tensor,
     A: Tensor,

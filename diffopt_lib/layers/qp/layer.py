@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 
 from ...autograd.opaque import opaque
+from ...autograd.precision import full_precision
 from ...batch.shapes import align_batch
 from ...implicit import attach
 from ...linear import LinearOperator
@@ -72,6 +73,7 @@ class QPSolution:
     residual: Tensor
 
 
+@full_precision
 def solve_qp(
     Q: Tensor,
     p: Tensor,
