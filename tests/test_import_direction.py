@@ -21,7 +21,7 @@ STOREYS = (
     {"linear", "validate"},
     {"implicit", "unroll", "descent", "balancing"},
     {"gradient"},
-    {"minimize", "layers", "sensitivity"},
+    {"minimize", "layers", "sensitivity", "poisoning"},
     {"controllers", "transport"},
     {"amortizers", "tasks"},
     {"experiments"},
