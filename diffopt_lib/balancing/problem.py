@@ -11,17 +11,18 @@ import torch
 from torch import Tensor
 
 from ..batch.shapes import align
-from ..validate import check_finite, check_floating, check_positive, per_problem, temperature, values_visible
+from ..validate import check_floating, check_positive, check_scores, per_problem, temperature, values_visible
 
 FORBIDDEN = -1e100  # the score of a pair that can't be: its entry of P is exactly zero
 LARGEST_SCORE = 1e90  # in magnitude, so that a forbidden pair is far below all others
 
 
-def check_scores(scores: Tensor) -> None:
+def check_matrices(scores: Tensor) -> Tensor | None:
+    """Scores ``(*batch, n, m)``, finite or −∞: where they are masked, or None."""
     check_floating("scores", scores)
     if scores.ndim < 2 or 0 in scores.shape[-2:]:
         raise ValueError(f"scores must have shape (*batch, n, m) with n, m ≥ 1, got {tuple(scores.shape)}")
-    check_finite("scores", scores)
+    return check_scores("scores", scores)
 
 
 def assignment_problem(
@@ -30,6 +31,7 @@ def assignment_problem(
     rows: float | Tensor | None,
     columns: float | Tensor | None,
     mass: float | Tensor | None,
+    masked: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """S, τ ``(*batch, 1, 1)``, a ``(*batch, n, 1)`` and b ``(*batch, 1, m)`` in float64, batch dimensions aligned."""
     n, m = scores.shape[-2:]
@@ -40,6 +42,7 @@ def assignment_problem(
     else:
         b = _marginal("columns", 1.0 if columns is None else columns, scores, m)
     S, tau, a, b = scores.double(), tau.double(), a.double(), b.double()
+    S = S if masked is None else torch.where(masked, FORBIDDEN, S)
     if mass is None:
         a_total, b_total = a.sum(-1, keepdim=True), b.sum(-1, keepdim=True)
         if values_visible(a) and values_visible(b) and ((a_total - b_total).abs() > 1e-3 * a_total).any():

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from ..batch.shapes import flatten_whole
-from ..solution import SolverError, failed_indices
+from ..solution import INFEASIBLE, SOLVED, STUCK, raise_failed
 from .derivative import floored
+from .feasibility import blocked, overfull
 from .newton import balance, size_of
 from .problem import check_values
 
@@ -51,21 +52,25 @@ def solve(
     batch = start.shape[:-1]
     S, tau, a, b = (flatten_whole(t, 2, batch) for t in (S, tau, a, b))
     check_values(S, a, b)
+    impossible = blocked(S, a, b)
+    if impossible.any():
+        S = torch.where(impossible[:, None, None], torch.nan, S)  # which ends their iterations at once
     guess = flatten_whole(start, 1, batch) if warm else None
     rounding = (8 * torch.finfo(S.dtype).eps * size_of(S) / tau)[:, 0, 0]
     found = balance(S, tau, a, b, guess, (tolerance + rounding).clamp_max(0.5), max_iterations)
     shift = tau.squeeze(-1) * with_rows(S, tau, b, found.v)
     z = torch.zeros_like(shift)
     if (rounding > tolerance).any():
-        S, exactly = shifted(S, shift), torch.full_like(rounding, tolerance)
-        again = balance(S, tau, a, b, torch.zeros_like(found.v), exactly, max_iterations)
-        z = with_rows(S, tau, b, again.v)
+        near, exactly = shifted(S, shift), torch.full_like(rounding, tolerance)
+        again = balance(near, tau, a, b, torch.zeros_like(found.v), exactly, max_iterations)
+        z = with_rows(near, tau, b, again.v)
         iterations, converged = found.iterations + again.iterations, found.converged & again.converged
         found = again._replace(iterations=iterations, converged=converged)
     columns = (shift, z, found.converged, found.iterations, found.error)
     result = Potentials(*(t.reshape((*batch, *t.shape[1:])) for t in columns))
-    if on_failure == "raise":
-        _raise_failed(result)
+    if on_failure == "raise" and not found.converged.all():
+        impossible |= ~found.converged & overfull(S, a, b, (shift + z * tau.squeeze(-1))[:, S.shape[-2] :])
+        _raise_failed(result, impossible.reshape(batch))
     return result
 
 
@@ -92,11 +97,17 @@ def guess_from(potential: Tensor, start: Tensor) -> Tensor:
         ) from None
 
 
-def _raise_failed(result: Potentials) -> None:
-    failed = ~result.converged
-    if failed.any():
-        worst = result.error[failed].nan_to_num(nan=torch.inf).max().item()
-        raise SolverError(
-            f"the marginals are off by {worst:.1e} after {int(result.iterations[failed].max())} iterations.",
-            failed_indices(failed),
-        )
+def _raise_failed(result: Potentials, impossible: Tensor) -> None:
+    status = torch.where(result.converged, SOLVED, torch.where(impossible, INFEASIBLE, STUCK))
+    iterations, error = result.iterations, result.error.nan_to_num(nan=torch.inf)
+    raise_failed(
+        status,
+        {
+            INFEASIBLE: "scores: what is masked (−inf) leaves no assignment with these sums of rows and columns (a row "
+            "or column that is masked altogether needs the sum 0).",
+            STUCK: lambda failed: (
+                f"the marginals are off by {error[failed].max().item():.1e} after {iterations[failed].max().item()} "
+                "iterations."
+            ),
+        },
+    )

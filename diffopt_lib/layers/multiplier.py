@@ -119,6 +119,8 @@ def _bracket(response: Response, t: Tensor, total: Tensor, upper: Tensor) -> tup
         enough = common - t.amin(-1, keepdim=True)  # every y is at least the mean, s/n
         one_enough = torch.where(upper < total, torch.inf, alone - largest)  # the largest y is at least s
     else:
-        enough = (response.inverse(torch.minimum(upper, total)) - t).amax(-1, keepdim=True)  # every y ≥ min(u, s)
+        most = torch.minimum(upper, total)  # shares of the total in proportion to these are within the bounds
+        shares = most * (total / most.sum(-1, keepdim=True))
+        enough = (response.inverse(shares) - t).amax(-1, keepdim=True)  # every y is at least its share
         one_enough = torch.where(upper < total, torch.inf, alone - t).amin(-1, keepdim=True)
     return common - largest, torch.fmin(enough, one_enough)

@@ -30,10 +30,10 @@ from torch import Tensor
 from ..autograd.opaque import opaque
 from ..autograd.precision import full_precision
 from ..balancing.derivative import kernel, marginal_residual, solve_marginals
-from ..balancing.problem import assignment_problem, check_scores
+from ..balancing.problem import assignment_problem, check_matrices
 from ..balancing.solver import guess_from, shifted, solve
 from ..implicit import attach
-from ..solution import mark_failures
+from ..solution import SolverError, failed_indices, mark_failures
 from ..validate import check_option, per_problem, values_visible
 
 
@@ -105,7 +105,8 @@ def solve_assignment(
     cubic in min(n, m).
 
     Args:
-        scores: S, ``(*batch, n, m)``.
+        scores: S, ``(*batch, n, m)``. −∞ forbids a pair: P is exactly 0 there and does not depend on it. A row or
+            column that is masked altogether (a ragged batch) needs the sum 0, by ``rows`` and ``columns``.
         tau: the temperature τ > 0, a number or ``(*batch,)``.
         rows: a ≥ 0, a number or ``(*batch, n)``. Default 1.
         columns: b ≥ 0, a number or ``(*batch, m)``. Default Σa/m, and 1 for problem (2). In problem (1) its total must
@@ -120,14 +121,15 @@ def solve_assignment(
         init: the solution of a similar problem. Where it is far off the temperature is lowered in steps, as without it.
 
     Raises:
-        ValueError: bad shapes, dtypes, NaN or infinite input, marginals that are negative or do not fit together.
-        SolverError: max_iterations was not enough.
+        ValueError: bad shapes, dtypes, scores that are NaN or +∞, other input that is infinite, marginals that are
+            negative or do not fit together.
+        SolverError: the masks leave no assignment with these sums; max_iterations was not enough.
     """
     check_option("on_failure", on_failure, ("raise", "nan"))
     if max_iterations < 0:
         raise ValueError(f"max_iterations must be at least 0, got {max_iterations}")
-    check_scores(scores)
-    S, tau, a, b = assignment_problem(scores, tau, rows, columns, mass)
+    masked = check_matrices(scores)
+    S, tau, a, b = assignment_problem(scores, tau, rows, columns, mass, masked)
     if tolerance is None:
         tolerance = 1e-10 if scores.dtype == torch.float64 else 1e-7
     wide = S.shape[-1] > S.shape[-2]
@@ -181,7 +183,7 @@ def gumbel_sinkhorn(
     Returns:
         ``(samples, *batch, n, m)``.
     """
-    check_scores(scores)
+    check_matrices(scores)
     if samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}")
     noise = per_problem("noise", noise, scores, "scores")
@@ -203,12 +205,16 @@ def match(scores: Tensor) -> Tensor:
     matched one after another on the CPU, by scipy's ``linear_sum_assignment``.
 
     Args:
-        scores: S, ``(*batch, n, m)``.
+        scores: S, ``(*batch, n, m)``; −∞ forbids a pair.
 
     Returns:
         ``(*batch, n, m)``, of the dtype and device of the scores.
+
+    Raises:
+        ValueError: bad shapes or dtypes, scores that are NaN or +∞.
+        SolverError: the pairs that are not forbidden do not match all rows, or all columns.
     """
-    check_scores(scores)
+    check_matrices(scores)
     (P,) = opaque(_match, scores)
     return P
 
@@ -216,6 +222,13 @@ def match(scores: Tensor) -> Tensor:
 def _match(scores: Tensor) -> tuple[Tensor]:
     flat = scores.detach().flatten(0, -3) if scores.ndim > 2 else scores.detach().unsqueeze(0)
     P = torch.zeros(flat.shape, dtype=scores.dtype)
-    for matrix, S in zip(P, flat.cpu().numpy(), strict=True):
-        matrix[linear_sum_assignment(S, maximize=True)] = 1
+    failed = torch.zeros(len(P), dtype=torch.bool)
+    for i, S in enumerate(flat.cpu().numpy()):
+        try:
+            P[i][linear_sum_assignment(S, maximize=True)] = 1
+        except ValueError:  # all that is left to complain of is that there is no assignment
+            failed[i] = True
+    if failed.any():
+        indices = failed_indices(failed.reshape(scores.shape[:-2]))
+        raise SolverError("scores: what is masked (−inf) leaves no assignment of min(n, m) pairs.", indices)
     return (P.reshape(scores.shape).to(scores.device),)

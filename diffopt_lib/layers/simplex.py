@@ -25,8 +25,8 @@ from torch import Tensor
 
 from ..autograd.precision import full_precision
 from ..batch.shapes import expand_vectors
-from ..validate import check_same_kind, check_vectors, per_problem, temperature
-from .allocation import allocate
+from ..validate import check_masked_vectors, check_same_kind, check_unmasked, check_vectors, per_problem, temperature
+from .allocation import allocate, fill_masked
 from .multiplier import Excess, Response
 
 
@@ -54,15 +54,18 @@ def sparsemax(x: Tensor, tau: float | Tensor = 1.0) -> Tensor:
     """The projection of x/τ on the probability simplex, eq. (2) of this module: a softargmax with exact zeros.
 
     Args:
-        x: ``(*batch, n)``, float32 or float64.
+        x: ``(*batch, n)``, float32 or float64. −∞ is a mask: y is exactly 0 there and does not depend on it.
         tau: the temperature τ > 0, a number or a tensor ``(*batch,)``. It gets its gradient too.
 
     Raises:
-        ValueError: x is not floating point, has no entry, or has NaN or infinite ones; τ is not positive.
+        ValueError: x is not floating point, has no entry but −∞, or has some that are NaN or +∞; τ is not positive.
     """
-    check_vectors(x)
+    masked = check_masked_vectors(x)
     tau = temperature(tau, x)
     x, tau, one, upper = expand_vectors(x=x, tau=tau[..., None], total=x.new_ones(1), upper=x.new_full((1,), torch.inf))
+    if masked is not None:
+        check_unmasked("x", masked)
+        x = fill_masked(x, masked, tau)
     return allocate(RECTIFIER, x, one, tau, upper, "")
 
 
@@ -94,18 +97,23 @@ def capped_softmax(x: Tensor, upper: float | Tensor, tau: float | Tensor = 1.0) 
     the result is another soft top-k, with exact ones.
 
     Args:
-        x: ``(*batch, n)``, float32 or float64.
-        upper: u ≥ 0 with a sum of at least 1 over the entries, a number or a tensor that broadcasts against x.
+        x: ``(*batch, n)``, float32 or float64. −∞ is a mask: y is exactly 0 there and does not depend on it.
+        upper: u ≥ 0 with a sum of at least 1 over the entries that are not masked, a number or a tensor that broadcasts
+            against x.
         tau: the temperature τ > 0, a number or a tensor ``(*batch,)``. Both get their gradients too.
 
     Raises:
-        ValueError: x is not floating point, has no entry, or has NaN or infinite ones; an upper bound is negative or
-            their sum less than 1; τ is not positive.
+        ValueError: x is not floating point, has no entry but −∞, or has some that are NaN or +∞; an upper bound is
+            negative or their sum less than 1; τ is not positive.
     """
-    check_vectors(x)
-    tau = temperature(tau, x)
+    masked = check_masked_vectors(x)
+    tau, complaint = temperature(tau, x), "upper must have a sum of at least 1 over the entries of x"
     x, tau, upper, one = expand_vectors(x=x, tau=tau[..., None], upper=_caps(upper, x), total=x.new_ones(1))
-    return allocate(EXPONENTIAL, x, one, tau, upper, "upper must have a sum of at least 1 over the entries of x")
+    if masked is not None:
+        check_unmasked("x", masked)
+        x, upper = fill_masked(x, masked, tau), torch.where(masked, 0, upper)
+        complaint += " that are not −inf"
+    return allocate(EXPONENTIAL, x, one, tau, upper, complaint)
 
 
 def _caps(upper: float | Tensor, x: Tensor) -> Tensor:

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from ..autograd.precision import full_precision
 from ..batch.shapes import expand_vectors
-from ..validate import check_vectors, per_problem, temperature
-from .allocation import allocate
+from ..validate import check_masked_vectors, per_problem, temperature
+from .allocation import allocate, fill_masked
 from .multiplier import Excess, Response
 
 
@@ -35,7 +35,7 @@ def soft_top_k(x: Tensor, k: int | float | Tensor, tau: float | Tensor = 1.0) ->
     derivative underflow to 0.
 
     Args:
-        x: scores, ``(*batch, n)``, float32 or float64.
+        x: scores, ``(*batch, n)``, float32 or float64. −∞ is a mask: y is exactly 0 there and does not depend on it.
         k: how many to choose, 0 ≤ k ≤ n, not necessarily an integer: a number, or a tensor ``(*batch,)`` with one for
             every element of the batch.
         tau: the temperature τ > 0, likewise a number or a tensor ``(*batch,)``. Batch dimensions broadcast.
@@ -44,13 +44,18 @@ def soft_top_k(x: Tensor, k: int | float | Tensor, tau: float | Tensor = 1.0) ->
         y, ``(*batch, n)``. Its sum is k up to rounding. Time and memory are linear in n.
 
     Raises:
-        ValueError: x is not floating point, has no entry, or has NaN or infinite ones; k is not between 0 and n; τ is
-            not positive; the shapes do not broadcast.
+        ValueError: x is not floating point, has no entry, or some that are NaN or +∞; k is not between 0 and n, or the
+            number of entries that are not masked; τ is not positive; the shapes do not broadcast.
     """
-    check_vectors(x)
+    masked = check_masked_vectors(x)
     tau, k = temperature(tau, x), per_problem("k", k, x)
-    x, k, tau, upper = expand_vectors(x=x, k=k[..., None], tau=tau[..., None], upper=x.new_ones(1))
-    return allocate(LOGISTIC, x, k, tau, upper, f"k must be between 0 and n = {x.shape[-1]}")
+    upper, complaint = x.new_ones(1), f"k must be between 0 and n = {x.shape[-1]}"
+    if masked is not None:
+        upper, complaint = (~masked).to(x.dtype), f"{complaint}, and at most the number of entries that are not −inf"
+    x, k, tau, upper = expand_vectors(x=x, k=k[..., None], tau=tau[..., None], upper=upper)
+    if masked is not None:
+        x = fill_masked(x, masked, tau)
+    return allocate(LOGISTIC, x, k, tau, upper, complaint)
 
 
 def _excess(a: Tensor, upper: Tensor, k: Tensor) -> Excess:
