@@ -29,6 +29,7 @@ from torch import Tensor
 from ..batch.columns import as_columns
 from ..batch.shapes import flatten_whole
 from ..linear import LinearOperator
+from ..solution import SolverError, failed_indices
 
 
 def kernel(z: Tensor, S: Tensor, tau: Tensor) -> Tensor:
@@ -80,7 +81,11 @@ def solve_marginals(operator: LinearOperator, rhs: Tensor) -> Tensor:
     r_u, r_v = r.split((K.shape[-2], K.shape[-1]), dim=-2)
     Q, C, scale = b * K, a * K, b.mT.sqrt()
     L = laplacian(Q, a, b)
-    factor = torch.linalg.cholesky(L + shift(L) * torch.eye(L.shape[-1], dtype=L.dtype, device=L.device))
+    factor, info = torch.linalg.cholesky_ex(L + shift(L) * torch.eye(L.shape[-1], dtype=L.dtype, device=L.device))
+    failed = (info > 0) & torch.isfinite(r).all((1, 2))  # an element marked NaN stays NaN and is nobody's error
+    if failed.any():
+        reason = "the derivative's system is not positive definite to working precision."
+        raise SolverError(reason, failed_indices(failed.reshape(batch)))
 
     def solve_laplacian(y: Tensor) -> Tensor:
         x = torch.cholesky_solve(y, factor)

@@ -22,7 +22,7 @@ def allowed(S: Tensor) -> Tensor:
 
 def blocked(S: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Whether a row or a column is forbidden altogether, but not empty, ``(N,)``."""
-    possible = allowed(S)
+    possible = allowed(S) & (a > 0) & (b > 0)
     rows = (a > 0) & ~possible.any(-1, keepdim=True)
     columns = (b > 0) & ~possible.any(-2, keepdim=True)
     return rows.any((1, 2)) | columns.any((1, 2))
@@ -31,7 +31,7 @@ def blocked(S: Tensor, a: Tensor, b: Tensor) -> Tensor:
 def overfull(S: Tensor, a: Tensor, b: Tensor, v: Tensor) -> Tensor:
     """Whether the r columns with the lowest potentials v ``(N, m)`` can't take, for some r, what the rows give that may
     use no others, ``(N,)``."""
-    order = v.nan_to_num().argsort(-1)
+    order = torch.where(b[:, 0] > 0, v.nan_to_num(), -torch.inf).argsort(-1)  # what takes nothing comes first
     capacity = torch.nn.functional.pad(b[:, 0].gather(-1, order).cumsum(-1), (1, 0))
     number = torch.arange(1, v.shape[-1] + 1, device=v.device)
     rank = torch.empty_like(order).scatter(-1, order, number.expand_as(order))

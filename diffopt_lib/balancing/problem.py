@@ -60,7 +60,19 @@ def assignment_problem(
         ("rows", a.unsqueeze(-1), 2),
         ("columns", b.unsqueeze(-2), 2),
     )
+    if masked is not None and mass is None:
+        S, a, b = _fill_empty(S, a, b)
     return S, tau, a, b
+
+
+def _fill_empty(S: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows and columns that are forbidden altogether and have the sum 0 get the lowest score of the others: P is 0
+    there for their sums alone, and the solver need not balance a column in which nothing can be."""
+    forbidden = S == FORBIDDEN
+    rows, columns = forbidden.all(-1, keepdim=True) & (a == 0), forbidden.all(-2, keepdim=True) & (b == 0)
+    lowest = torch.where(forbidden, torch.inf, S.detach()).amin((-2, -1), keepdim=True)
+    S = torch.where(rows | columns, torch.where(lowest == torch.inf, 0, lowest), S)
+    return S, torch.where(rows, 0, a), torch.where(columns, 0, b)
 
 
 def _with_slack(S: Tensor, a: Tensor, b: Tensor, mass: Tensor) -> tuple[Tensor, Tensor, Tensor]:

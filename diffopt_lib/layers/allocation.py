@@ -136,7 +136,9 @@ def _solve(
         raise ValueError(f"{infeasible}.{name_elements(failed_indices(outside.reshape(batch)))}")
     empty, full = total == 0, total >= most * (1 - slack)
     inside = ~(empty | full)
-    total = torch.where(inside, total, most.clamp_max(1) / 2)
+    # What is decided already gets some problem that has a solution.
+    caps = torch.where(most > 0, caps, 1)
+    total = torch.where(inside, total, torch.where(most > 0, most, 1).clamp_max(1) / 2)
 
     centre = x @ x.new_full((n, 1), 1 / n)
     t = (x - centre).div_(tau)
