@@ -39,6 +39,7 @@ def solve(
     b: Tensor,
     *,
     warm: bool,
+    masked: bool,
     tolerance: float,
     max_iterations: int,
     on_failure: str,
@@ -47,12 +48,13 @@ def solve(
 
     Args:
         start: τ v of a similar problem if ``warm``, ``(*batch, m)``; its batch dimensions are those of the result.
+        masked: whether some pairs may be forbidden.
         tolerance: on the relative error of the marginals.
     """
     batch = start.shape[:-1]
     S, tau, a, b = (flatten_whole(t, 2, batch) for t in (S, tau, a, b))
     check_values(S, a, b)
-    impossible = blocked(S, a, b)
+    impossible = blocked(S, a, b) if masked else torch.zeros(len(S), dtype=torch.bool, device=S.device)
     if impossible.any():
         S = torch.where(impossible[:, None, None], torch.nan, S)  # which ends their iterations at once
     guess = flatten_whole(start, 1, batch) if warm else None

@@ -141,7 +141,12 @@ def solve_assignment(
         start = start + guess_from(init.row_potential if wide else init.column_potential, start)
 
     algorithm = partial(
-        solve, warm=init is not None, tolerance=tolerance, max_iterations=max_iterations, on_failure=on_failure
+        solve,
+        warm=init is not None,
+        masked=masked is not None,
+        tolerance=tolerance,
+        max_iterations=max_iterations,
+        on_failure=on_failure,
     )
     shift, z, converged, iterations, error = opaque(algorithm, start, S, tau, a, b)
     potentials = shift + tau.detach().squeeze(-1) * z
