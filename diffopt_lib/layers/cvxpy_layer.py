@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..autograd.precision import full_precision
 from ..validate import check_finite, check_floating, check_option, check_same_kind, values_visible
 from .cone import solve_cone
 from .cones.product import Cones
@@ -133,6 +134,7 @@ class CvxpyLayer(torch.nn.Module):
             _Entries.of_variable(v, program.var_id_to_col[names.get(v.id, v.id)]) for v in variables
         )
 
+    @full_precision
     def forward(self, *parameters: Tensor) -> tuple[Tensor, ...]:
         """Solve for parameter tensors ``(*batch, *shape)``; their batch dimensions broadcast, and the variables that
         come back are ``(*batch, *shape)``.

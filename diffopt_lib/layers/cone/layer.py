@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from ...autograd.opaque import opaque
+from ...autograd.precision import full_precision
 from ...batch.products import dot
 from ...batch.shapes import align
 from ...implicit import attach
@@ -65,6 +66,7 @@ class ConeSolution:
     unbounded_because: Tensor
 
 
+@full_precision
 def solve_cone(
     c: Tensor,
     A: Tensor,

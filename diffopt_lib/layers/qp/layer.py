@@ -32,6 +32,7 @@ import torch
 from torch import Tensor
 
 from ...autograd.opaque import opaque
+from ...autograd.precision import full_precision
 from ...batch.products import contract
 from ...batch.shapes import align
 from ...implicit import attach
@@ -77,6 +78,7 @@ class QPSolution:
     unbounded_because: Tensor
 
 
+@full_precision
 def solve_qp(
     Q: Tensor,
     p: Tensor,
