@@ -13,7 +13,7 @@ help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 book: $(INSTALLED) ## execute the chapters that changed and build _build/html/index.html
-	$(BIN)/python tools/build_book.py
+	$(BIN)/python -m tools.build_book
 
 test: $(CHROMIUM) lint types book ## everything: lint, types, chapters, book, unit and browser tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
@@ -22,7 +22,7 @@ lint: $(INSTALLED) ## ruff: lint and format check
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(INSTALLED) ## mypy on the library
+types: $(INSTALLED) ## mypy on the library, the benchmarks and the tools
 	$(BIN)/mypy
 
 format: $(INSTALLED) ## rewrite the sources in the house format
