@@ -31,12 +31,14 @@ from torch.func import vjp
 from .autograd.closure import make_explicit, pull_back, vary
 from .autograd.forward_mode import forward_rule
 from .autograd.opaque import add_batch_dim, opaque_function
+from .autograd.precision import full_precision, without_autocast
 from .linear import LinearOperator, LinearSolve, dense_solve
 from .validate import check_floating, check_same_kind
 
 Residual = Callable[..., Tensor]
 
 
+@full_precision
 def implicit(residual: Residual, z: Tensor, *theta: Tensor, solve: LinearSolve | None = None) -> Tensor:
     """Return z with the derivative that the equation residual(z, *theta) = 0 gives it, eq. (1) of this module.
 
@@ -87,6 +89,7 @@ class _Implicit(torch.autograd.Function):
         ctx.save_for_forward(output, *theta)
 
     @staticmethod
+    @without_autocast
     def backward(ctx, g):
         z, *theta = ctx.saved_tensors
         w = _adjoint(ctx.residual, ctx.solve, z, g, theta)
@@ -94,6 +97,7 @@ class _Implicit(torch.autograd.Function):
         return None, None, *pull_back(ctx.residual, (z, *theta), free, w)
 
     @staticmethod
+    @without_autocast
     def jvp(ctx, _residual, _solve, _z, *theta_dot):
         with forward_rule(ctx) as (z, *theta):
             return _tangent(ctx.residual, ctx.solve, z, theta, theta_dot)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .batch.products import dot, times
 from .solution import SolverError, failed_indices
 
 
@@ -117,8 +118,8 @@ def least_norm_solve(operator: LinearOperator, b: Tensor) -> Tensor:
             stacklevel=2,
         )
     inverse = torch.where(kept, 1 / torch.where(kept, S, 1), 0)
-    projected = (U.mT @ b.unsqueeze(-1)).squeeze(-1) * inverse
-    return (Vh.mT @ projected.unsqueeze(-1)).squeeze(-1)
+    projected = times(U.mT, b) * inverse
+    return times(Vh.mT, projected)
 
 
 def _largest_condition(b: Tensor) -> float:
@@ -149,19 +150,19 @@ def cg(operator: LinearOperator, b: Tensor, *, tolerance: float | None = None, m
     x = torch.zeros_like(b)
     r = b.clone()  # residual b − A x
     p = r
-    rr = _dot(r, r)
+    rr = dot(r, r, keepdim=True)
     curved = torch.ones_like(rr, dtype=torch.bool)
     for _ in range(max_iterations):
         running = curved & (rr.sqrt() > target)
         if not running.any():
             break
         Ap = operator.matvec(p)
-        curvature = _dot(p, Ap)
+        curvature = dot(p, Ap, keepdim=True)
         curved = curved & ~(running & (curvature <= 0))
         step = torch.where(running & curved, rr / curvature, 0)
         x = x + step * p
         r = r - step * Ap
-        rr_new = _dot(r, r)
+        rr_new = dot(r, r, keepdim=True)
         p = torch.where(running, r + rr_new / torch.where(rr > 0, rr, 1) * p, p)
         rr = rr_new
     _raise_unsolved("conjugate gradients", rr.sqrt(), target, max_iterations)
@@ -203,8 +204,8 @@ def _arnoldi(operator: LinearOperator, r: Tensor, k: int) -> tuple[Tensor, Tenso
         w = operator.matvec(V[j])
         size = w.norm(dim=-1, keepdim=True)
         for i, v in enumerate(V):
-            H[..., i, j] = _dot(v, w).squeeze(-1)
-            w = w - _dot(v, w) * v
+            H[..., i, j] = dot(v, w)
+            w = w - dot(v, w, keepdim=True) * v
         # What is left of w may be rounding only: the Krylov space is closed and there is no next direction.
         left = w.norm(dim=-1, keepdim=True)
         w = torch.where(left > 10 * torch.finfo(w.dtype).eps * size, w, 0)
@@ -217,10 +218,6 @@ def _target(b: Tensor, tolerance: float | None) -> Tensor:
     if tolerance is None:
         tolerance = 1e-10 if b.dtype == torch.float64 else 1e-5
     return tolerance * b.norm(dim=-1, keepdim=True)
-
-
-def _dot(u: Tensor, v: Tensor) -> Tensor:
-    return (u * v).sum(-1, keepdim=True)
 
 
 def _normalise(v: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from .autograd.closure import make_explicit
+from .autograd.precision import full_precision
 from .batch.shapes import expand_guess
 from .descent.loop import descend
 from .descent.methods import METHODS, Method
@@ -29,6 +30,7 @@ from .solution import OnFailure, Solution, mark_failures
 from .validate import check_option, check_problem
 
 
+@full_precision
 def argmin(
     f: Callable[..., Tensor],
     y0: Tensor,
@@ -45,7 +47,8 @@ def argmin(
     Args:
         f: ``f(y, *x)`` returns ``(*batch,)``, twice differentiable in y and written with torch operations that
             ``torch.func`` can differentiate. Element b of it may depend on y through y[b] only. Tensors that f closes
-            over get their gradient too.
+            over get their gradient too. Under ``torch.autocast`` f is evaluated with autocast off, a network inside it
+            too: cast to float32 what f closes over and was computed in half precision outside.
         y0: initial guess, ``(*batch, n)`` or ``(n,)``. A guess that is a minimiser costs no step.
         x: context tensors, batched or shared, of the dtype of y0 where they are floating point.
         method: ``"newton"``, damped, with a trust region where the Hessian is indefinite: few iterations of O(n³);

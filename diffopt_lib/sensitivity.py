@@ -1,4 +1,4 @@
-"""How a fitted model moves when its data move: sensitivities, influence functions, poisoning.
+"""How a fitted model moves when its data move: sensitivities and influence functions.
 
 A model is fitted to points (xᵢ, yᵢ) with weights wᵢ,
 
@@ -17,36 +17,48 @@ Logistic regression has ℓ = log(1 + exp(−y θᵀx)) with y = ±1, ∇ℓ = �
 curvature of one point has rank one, and (3) is the first-order prediction divided by 1 − hᵢ with the leverage
 hᵢ = wᵢ σσ xᵢᵀ H⁻¹ xᵢ (Pregibon 1981).
 
-Source: Cook & Weisberg 1982; Koh & Liang 2017; Biggio et al. 2012 for poisoning.
+Data that are moved on purpose, to spoil the fit: :mod:`diffopt_lib.poisoning`.
+
+Source: Cook & Weisberg 1982; Koh & Liang 2017.
 Chapter: book/2_differentiable/09_sensitivity.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from .autograd.precision import full_precision
 from .batch.shapes import align
 from .layers.labelled import check_signs, point_weights, positive_scalar
 from .linear import LinearOperator
 from .minimize import argmin
+from .poisoning import Fit, Poisoning, poison, value_and_gradient
 from .solution import OnFailure, Solution, SolverError, failed_indices
-from .validate import check_finite, check_floating, check_option
+from .validate import check_floating, check_option
 
-Fit = Callable[[Tensor], Tensor]
+__all__ = [
+    "Poisoning",
+    "influence",
+    "logistic_loss",
+    "logistic_regression",
+    "loss_influence",
+    "poison",
+    "sensitivity",
+]
 
 
+@full_precision
 def logistic_loss(theta: Tensor, features: Tensor, labels: Tensor) -> Tensor:
     """log(1 + exp(−y θᵀx)) of every point, ``(*batch, n)``, for θ ``(*batch, d)``, x ``(*batch, n, d)``, y = ±1."""
-    return softplus(-labels * (features @ theta.unsqueeze(-1)).squeeze(-1))
+    return softplus(-labels * _scores(theta, features))
 
 
+@full_precision
 def logistic_regression(
     features: Tensor,
     labels: Tensor,
@@ -91,6 +103,7 @@ def logistic_regression(
     )
 
 
+@full_precision
 def sensitivity(fit: Fit, data: Tensor) -> Tensor:
     """∂θ*/∂data for the whole data at once: ``(*batch, d, *event)`` for data ``(*batch, *event)``, θ* ``(*batch, d)``.
 
@@ -108,6 +121,7 @@ def sensitivity(fit: Fit, data: Tensor) -> Tensor:
     return jacobian.movedim(0, theta.ndim - 1)
 
 
+@full_precision
 def influence(
     features: Tensor,
     labels: Tensor,
@@ -132,11 +146,12 @@ def influence(
         return change
     theta = logistic_regression(features, labels, decay, weights).y
     # The change wᵢ H⁻¹∇ℓᵢ = −y σ(−m) wᵢ H⁻¹xᵢ holds the H⁻¹xᵢ of the leverage wᵢ σ(m) σ(−m) xᵢᵀH⁻¹xᵢ; m = y θᵀx.
-    margin = labels * (features @ theta.unsqueeze(-1)).squeeze(-1)
+    margin = labels * _scores(theta, features)
     leverage = -labels * torch.sigmoid(margin) * (features * change).sum(-1)
     return change / (1 - leverage).unsqueeze(-1)
 
 
+@full_precision
 def loss_influence(loss: Callable[[Tensor], Tensor], fit: Fit, sample_weights: Tensor) -> Tensor:
     """How loss(θ*) is predicted to change when point i is left out, −wᵢ ∂loss/∂wᵢ, for every i: ``(*batch, n)``.
 
@@ -151,77 +166,8 @@ def loss_influence(loss: Callable[[Tensor], Tensor], fit: Fit, sample_weights: T
         ValueError: the loss has another shape than ``(*batch,)``.
     """
     check_floating("sample_weights", sample_weights)
-    _, by_weight = _value_and_gradient(lambda w: loss(fit(w)), sample_weights, sample_weights.shape[:-1])
+    _, by_weight = value_and_gradient(lambda w: loss(fit(w)), sample_weights, sample_weights.shape[:-1])
     return -sample_weights * by_weight
-
-
-@dataclass(frozen=True)
-class Poisoning:
-    """What an attack found.
-
-    Attributes:
-        data: the training data that hurt most among those tried, of the shape of the data.
-        loss: the loss after fitting to the data of each step, ``(steps + 1, *batch)``; the first is without an attack.
-    """
-
-    data: Tensor
-    loss: Tensor
-
-
-def poison(
-    fit: Fit,
-    loss: Callable[[Tensor], Tensor],
-    data: Tensor,
-    radius: float,
-    *,
-    movable: Tensor | None = None,
-    steps: int = 30,
-    step_size: float | None = None,
-) -> Poisoning:
-    """Move training points so that the model fitted to them does badly: projected gradient ascent through the fit.
-
-        max_δ  loss(θ*(data + δ))   s.t.   ‖δᵢ‖ ≤ radius for every movable point, δᵢ = 0 for the others           (4)
-
-    Every point moves along its own gradient, a step that shrinks linearly to 0, and back into its ball. The problem is
-    not concave: this is an attack, and no bound on what attacks can do.
-
-    Args:
-        fit: maps data ``(*batch, n, d)`` to θ*; anything differentiable, :func:`.layers.linear_svm` as well.
-        loss: maps θ* to ``(*batch,)``.
-        data: the training points.
-        radius: of the balls, in the units of the data, > 0.
-        movable: which points may be moved, bool, ``(*batch, n)`` or ``(n,)``; all if absent.
-        steps: number of steps, at least 0; there is one fit more.
-        step_size: length of the first step, > 0, in the units of the data; a quarter of the radius if absent.
-
-    Raises:
-        ValueError: bad shapes, dtypes or numbers; NaN or infinite input; a loss of another shape than ``(*batch,)``.
-    """
-    check_floating("data", data)
-    if data.ndim < 2:
-        raise ValueError(f"data must have shape (*batch, n, d), got {tuple(data.shape)}")
-    check_finite("data", data)
-    length = radius / 4 if step_size is None else step_size
-    for name, size in (("radius", radius), ("step_size", length)):
-        if not 0 < size < math.inf:
-            raise ValueError(f"{name} must be positive and finite, got {size}")
-    if steps < 0:
-        raise ValueError(f"steps must be at least 0, got {steps}")
-    if movable is not None:
-        _check_movable(movable, data)
-    data = data.detach()
-    free = data.new_ones(()) if movable is None else movable.unsqueeze(-1).to(data.dtype)
-
-    delta = torch.zeros_like(data)
-    best, best_loss, losses = data, data.new_tensor(-torch.inf), []
-    for k in range(steps + 1):
-        value, gradient = _value_and_gradient(lambda x: loss(fit(x)), data + delta, data.shape[:-2])
-        losses.append(value)
-        better = (value > best_loss).reshape(*value.shape, 1, 1)
-        best, best_loss = torch.where(better, data + delta, best), torch.maximum(value, best_loss)
-        moved = delta + length * (1 - k / steps) * free * _direction(gradient) if k < steps else delta
-        delta = moved * (radius / _norm(moved).clamp_min(radius))
-    return Poisoning(best, torch.stack(losses))
 
 
 def _data(
@@ -235,6 +181,11 @@ def _data(
     )
 
 
+def _scores(theta: Tensor, features: Tensor) -> Tensor:
+    """θᵀxᵢ, ``(*batch, n)``."""
+    return (features @ theta.unsqueeze(-1)).squeeze(-1)
+
+
 def _objective(theta: Tensor, features: Tensor, labels: Tensor, decay: Tensor, weights: Tensor) -> Tensor:
     """Eq. (1)."""
     return (weights * logistic_loss(theta, features, labels)).sum(-1) + decay * theta.square().sum(-1) / 2
@@ -242,7 +193,7 @@ def _objective(theta: Tensor, features: Tensor, labels: Tensor, decay: Tensor, w
 
 def _hessian(theta: Tensor, features: Tensor, labels: Tensor, decay: Tensor, weights: Tensor) -> Tensor:
     """H = Σᵢ wᵢ σ(zᵢ) σ(−zᵢ) xᵢ xᵢᵀ + λ I with zᵢ = θᵀxᵢ, ``(*batch, d, d)``; the labels don't matter."""
-    z = (features @ theta.unsqueeze(-1)).squeeze(-1)
+    z = _scores(theta, features)
     curvature = weights * torch.sigmoid(z) * torch.sigmoid(-z)
     identity = torch.eye(features.shape[-1], dtype=features.dtype, device=features.device)
     return features.mT @ (curvature.unsqueeze(-1) * features) + decay[..., None, None] * identity
@@ -255,41 +206,3 @@ def _solve_hessian(operator: LinearOperator, rhs: Tensor) -> Tensor:
     if failed.any():
         raise SolverError("the Hessian is not positive definite to working precision.", failed_indices(failed))
     return torch.cholesky_solve(rhs.unsqueeze(-1), L).squeeze(-1)
-
-
-def _check_movable(movable: Tensor, data: Tensor) -> None:
-    if movable.dtype != torch.bool:
-        raise ValueError(f"movable must be a bool tensor, got {movable.dtype}")
-    try:
-        fits = torch.broadcast_shapes(movable.shape, data.shape[:-1]) == data.shape[:-1]
-    except RuntimeError:
-        fits = False
-    if not fits:
-        raise ValueError(
-            f"movable must have shape (*batch, n) or (n,) for data {tuple(data.shape)}, got {tuple(movable.shape)}"
-        )
-
-
-def _value_and_gradient(f: Callable[[Tensor], Tensor], x: Tensor, batch: torch.Size) -> tuple[Tensor, Tensor]:
-    """The loss f(x) ``(*batch,)`` and its gradient, for f that treats the elements of the batch independently."""
-
-    def total(x):
-        value = f(x)
-        if value.shape != batch:
-            raise ValueError(
-                f"loss must return the batch dimensions {tuple(batch)} alone, got shape {tuple(value.shape)}"
-            )
-        return value.sum(), value
-
-    gradient, value = torch.func.grad(total, has_aux=True)(x)
-    return value, gradient
-
-
-def _norm(v: Tensor) -> Tensor:
-    return v.norm(dim=-1, keepdim=True)
-
-
-def _direction(v: Tensor) -> Tensor:
-    """v / ‖v‖, and 0 for 0."""
-    norm = _norm(v)
-    return v / torch.where(norm > 0, norm, 1)

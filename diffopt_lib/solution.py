@@ -45,9 +45,7 @@ class SolverError(RuntimeError):
     def __init__(self, reason: str, indices: list[tuple[int, ...]]):
         self.reason = reason
         self.indices = indices
-        shown = ", ".join(str(index) for index in indices[:5]) + (", …" if len(indices) > 5 else "")
-        where = "" if indices == [()] else f" Batch elements: {shown} ({len(indices)} in all)."
-        super().__init__(reason + where)
+        super().__init__(reason + name_elements(indices))
 
 
 def raise_failed(status: Tensor, reasons: Mapping[int, str | Callable[[Tensor], str]]) -> None:
@@ -62,6 +60,12 @@ def raise_failed(status: Tensor, reasons: Mapping[int, str | Callable[[Tensor], 
         failed = status == kind
         if failed.any():
             raise SolverError(reason if isinstance(reason, str) else reason(failed), failed_indices(failed))
+
+
+def name_elements(indices: list[tuple[int, ...]]) -> str:
+    """A sentence with the first few of these batch elements and their number; nothing for a problem without batch."""
+    shown = ", ".join(str(index) for index in indices[:5]) + (", …" if len(indices) > 5 else "")
+    return "" if indices == [()] else f" Batch elements: {shown} ({len(indices)} in all)."
 
 
 def failed_indices(failed: Tensor) -> list[tuple[int, ...]]:

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from .autograd.closure import Substitute, make_explicit, pull_back
+from .autograd.precision import full_precision, without_autocast
 from .batch.shapes import expand_guess
 from .validate import check_problem
 
@@ -93,6 +94,7 @@ def _safe_sqrt(v: Tensor) -> Tensor:
     return torch.where(positive, torch.where(positive, v, 1).sqrt(), 0)
 
 
+@full_precision
 def unroll(
     f: Callable[..., Tensor],
     y0: Tensor,
@@ -107,7 +109,9 @@ def unroll(
     Gradients reach y0, x, the tensors that f closes over, and the tensors in the optimizer (its learning rate).
 
     Args:
-        f: objective, ``f(y, *x)`` of shape ``(*batch,)``; element b may depend on y through y[b] only.
+        f: objective, ``f(y, *x)`` of shape ``(*batch,)``; element b may depend on y through y[b] only. Evaluated with
+            ``torch.autocast`` off, as for :func:`diffopt_lib.argmin`; run the backward pass outside autocast, as torch
+            asks, since it goes through the operations of f one by one.
         y0: initial iterate, ``(*batch, n)``. If x has batch dimensions that y0 lacks, y0 is expanded.
         x: context tensors, batched or shared.
         optimizer: :class:`SGD` or :class:`Adam`, or anything with the same two methods.
@@ -170,6 +174,7 @@ class _Checkpoint(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
+    @without_autocast
     def forward(segment, *tensors):
         return segment(*tensors)
 
@@ -179,6 +184,7 @@ class _Checkpoint(torch.autograd.Function):
         ctx.save_for_backward(*tensors)
 
     @staticmethod
+    @without_autocast
     def backward(ctx, *cotangents):
         tensors = ctx.saved_tensors
         free = [i for i, t in enumerate(tensors) if t.is_floating_point() and ctx.needs_input_grad[1 + i]]

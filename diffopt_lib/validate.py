@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .autograd.opaque import opaque
+from .solution import failed_indices, name_elements
 
 
 def values_visible(x: Tensor) -> bool:
@@ -30,6 +31,36 @@ def check_finite(name: str, x: Tensor) -> None:
     if not torch.isfinite(x).all():
         bad = (~torch.isfinite(x)).sum().item()
         raise ValueError(f"{name} must be finite, got {bad} NaN or infinite entries out of {x.numel()}")
+
+
+def check_scores(name: str, x: Tensor) -> Tensor | None:
+    """x has neither NaN nor +∞, and −∞ is a mask: where x is masked, or None if it is nowhere.
+
+    Inside ``torch.func.vmap``, where nobody may look, the answer is always a mask.
+    """
+    if not values_visible(x):
+        return x == -torch.inf
+    if torch.isfinite(x.sum()):
+        return None
+    masked = x == -torch.inf
+    if not (torch.isfinite(x) | masked).all():
+        bad = (~torch.isfinite(x)).sum().item()
+        raise ValueError(
+            f"{name} must be finite, got {bad} NaN or infinite entries out of {x.numel()} (−inf alone would be a mask)"
+        )
+    return masked if masked.any() else None
+
+
+def check_unmasked(name: str, masked: Tensor, dim: int = -1) -> None:
+    """Some entry along the dimension, counted from the last as −1, is not masked."""
+
+    def check(masked: Tensor) -> tuple[Tensor]:
+        empty = masked.all(dim)
+        if empty.any():
+            raise ValueError(f"{name} must have an entry that is not −inf.{name_elements(failed_indices(empty))}")
+        return (masked,)
+
+    opaque(check, masked)  # which sees the values even under ``vmap``
 
 
 def check_positive(name: str, x: Tensor) -> None:
@@ -69,10 +100,20 @@ def check_problem(y0: Tensor, x: tuple[Tensor, ...]) -> None:
 
 def check_vectors(x: Tensor, name: str = "x") -> None:
     """x is ``(*batch, n)`` with n ≥ 1, finite."""
+    _check_shape(name, x)
+    check_finite(name, x)
+
+
+def check_masked_vectors(x: Tensor, name: str = "x") -> Tensor | None:
+    """x is ``(*batch, n)`` with n ≥ 1, finite or −∞: :func:`check_scores`."""
+    _check_shape(name, x)
+    return check_scores(name, x)
+
+
+def _check_shape(name: str, x: Tensor) -> None:
     check_floating(name, x)
     if x.ndim == 0 or x.shape[-1] == 0:
         raise ValueError(f"{name} must have shape (*batch, n) with n ≥ 1, got {tuple(x.shape)}")
-    check_finite(name, x)
 
 
 def per_problem(name: str, value: float | Tensor, x: Tensor, x_name: str = "x") -> Tensor:

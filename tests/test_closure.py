@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from diffopt_lib.autograd.closure import make_explicit, pull_back, vary
+from diffopt_lib.autograd.closure import make_all_explicit, make_explicit, pull_back, vary
 
 
 def test_no_hidden_tensor_returns_the_function_itself():
@@ -74,3 +74,45 @@ def test_vary_and_pull_back_pick_arguments():
     gradients = pull_back(f, (a, b, c), [0, 2], torch.tensor(1.0))
     assert gradients[0] == 3 and gradients[1] is None and gradients[2] == 1
     assert pull_back(f, (a, b, c), [], torch.tensor(1.0)) == [None, None, None]
+
+
+class TestSeveralFunctions:
+    def test_share_what_they_hide(self):
+        w = torch.tensor([2.0, 3.0], requires_grad=True)
+        v = torch.tensor(5.0, requires_grad=True)
+        y = torch.ones(2)
+        (cost, dynamics), hidden, values = make_all_explicit(
+            (lambda y: (w * y).sum(), (y,)), (lambda y: v * w * y, (y,))
+        )
+        assert {id(t) for t in hidden} == {id(w), id(v)} and len(hidden) == 2
+        torch.testing.assert_close(values, [torch.tensor(5.0), torch.tensor([10.0, 15.0])])
+        assert not any(value.requires_grad for value in values)
+        new = [torch.ones_like(t) for t in hidden]
+        torch.testing.assert_close(cost(y, *new), torch.tensor(2.0))
+        torch.testing.assert_close(dynamics(y, *new), torch.ones(2))
+
+    def test_may_take_different_arguments(self):
+        w = torch.tensor(2.0, requires_grad=True)
+        x, u = torch.ones(3), torch.full((2,), 4.0)
+        (f, g), hidden, _ = make_all_explicit((lambda x, u: w * x.sum() * u, (x, u)), (lambda x: x - w, (x,)))
+        assert [id(t) for t in hidden] == [id(w)]
+        torch.testing.assert_close(f(x, u, torch.tensor(1.0)), 3 * u)
+        torch.testing.assert_close(g(x, torch.tensor(1.0)), torch.zeros(3))
+
+    def test_that_hide_nothing_are_returned_as_they_are(self):
+        def f(x):
+            return 2 * x
+
+        functions, hidden, _ = make_all_explicit((f, (torch.ones(2),)), (torch.sin, (torch.ones(1),)))
+        assert functions == [f, torch.sin] and not hidden
+
+    def test_a_tensor_made_by_one_is_not_hidden_in_the_other(self):
+        w = torch.ones(2, requires_grad=True)
+        made = []
+
+        def first(y):
+            made.append(w * y)
+            return made[-1]
+
+        _, hidden, _ = make_all_explicit((first, (torch.ones(2),)), (lambda y: y + made[-1].detach(), (torch.ones(2),)))
+        assert [id(t) for t in hidden] == [id(w)]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from diffopt_lib import Solution, SolverError
-from diffopt_lib.solution import failed_indices, mark_failures
+from diffopt_lib.solution import SOLVED, STUCK, UNBOUNDED, failed_indices, mark_failures, raise_failed
 
 
 def test_solution_is_frozen():
@@ -37,3 +37,26 @@ def test_nan_marks_value_and_gradient_of_the_failed_element_only():
     assert marked[1].isnan().all() and y.grad[1].isnan().all()
     assert (marked[0] == 1).all() and (y.grad[0] == 1).all()
     assert mark_failures(y, torch.tensor([True, False]), "return") is y
+
+
+class TestRaiseFailed:
+    reasons = {UNBOUNDED: "it falls for ever.", STUCK: lambda failed: f"{failed.sum().item()} did not get there."}
+
+    def test_where_all_is_well_nothing_happens(self):
+        raise_failed(torch.tensor([SOLVED, SOLVED]), self.reasons)
+        raise_failed(torch.empty(0, dtype=torch.int64), self.reasons)
+
+    def test_the_first_reason_given_comes_first_and_names_its_own_elements(self):
+        with pytest.raises(SolverError, match=r"^it falls for ever\. Batch elements: \(2,\) \(1 in all\)") as caught:
+            raise_failed(torch.tensor([STUCK, SOLVED, UNBOUNDED]), self.reasons)
+        assert caught.value.indices == [(2,)] and caught.value.reason == "it falls for ever."
+
+    def test_a_reason_may_depend_on_who_failed(self):
+        status = torch.tensor([[STUCK, SOLVED], [STUCK, SOLVED]])
+        with pytest.raises(SolverError, match="2 did not get there") as caught:
+            raise_failed(status, self.reasons)
+        assert caught.value.indices == [(0, 0), (1, 0)]
+
+    def test_without_a_batch_no_element_is_named(self):
+        with pytest.raises(SolverError, match="^it falls for ever.$"):
+            raise_failed(torch.tensor(UNBOUNDED), self.reasons)

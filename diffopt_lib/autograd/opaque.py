@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .precision import without_autocast
+
 Algorithm = Callable[..., tuple[Tensor, ...]]
 InDims = tuple[int | None, ...]
 
@@ -64,6 +66,7 @@ def batch_first(info: Any, in_dims: InDims, tensors: tuple[Tensor, ...]) -> list
 
 class _Opaque(torch.autograd.Function):
     @staticmethod
+    @without_autocast
     def forward(algorithm, f, *tensors):
         return tuple(algorithm(*tensors) if f is None else algorithm(f, *tensors))
 

@@ -23,12 +23,13 @@ Chapter: book/2_differentiable/07_permutations.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
+from ..batch.columns import as_columns
+from ..batch.shapes import flatten_whole
 from ..linear import LinearOperator
+from ..solution import SolverError, failed_indices
 
 
 def kernel(z: Tensor, S: Tensor, tau: Tensor) -> Tensor:
@@ -74,13 +75,17 @@ def solve_marginals(operator: LinearOperator, rhs: Tensor) -> Tensor:
     """
     z, S, tau, a, b = operator.parameters
     batch = torch.broadcast_shapes(z.shape[:-1], *(t.shape[:-2] for t in (S, tau, a, b)))
-    K, a, b = (t.expand(*batch, *t.shape[-2:]).reshape(batch.numel(), *t.shape[-2:]) for t in (kernel(z, S, tau), a, b))
+    K, a, b = (flatten_whole(t, 2, batch) for t in (kernel(z, S, tau), a, b))
     b = floored(b)
-    r, restore = _as_columns(rhs, batch)
+    r, restore = as_columns(rhs, batch)
     r_u, r_v = r.split((K.shape[-2], K.shape[-1]), dim=-2)
     Q, C, scale = b * K, a * K, b.mT.sqrt()
     L = laplacian(Q, a, b)
-    factor = torch.linalg.cholesky(L + shift(L) * torch.eye(L.shape[-1], dtype=L.dtype, device=L.device))
+    factor, info = torch.linalg.cholesky_ex(L + shift(L) * torch.eye(L.shape[-1], dtype=L.dtype, device=L.device))
+    failed = (info > 0) & torch.isfinite(r).all((1, 2))  # an element marked NaN stays NaN and is nobody's error
+    if failed.any():
+        reason = "the derivative's system is not positive definite to working precision."
+        raise SolverError(reason, failed_indices(failed.reshape(batch)))
 
     def solve_laplacian(y: Tensor) -> Tensor:
         x = torch.cholesky_solve(y, factor)
@@ -93,19 +98,3 @@ def solve_marginals(operator: LinearOperator, rhs: Tensor) -> Tensor:
         w_v = solve_laplacian((r_v - C.mT @ r_u) * scale) / scale
         w_u = r_u - Q @ w_v
     return restore(torch.cat([w_u, w_v], dim=-2))
-
-
-def _as_columns(rhs: Tensor, batch: torch.Size):
-    """rhs ``(*batch', k)`` as ``(N, k, c)``, and the way back.
-
-    Batch dimensions that only the right-hand side has (a vmapped cotangent) become columns and share the factor.
-    """
-    extra = [i for i, size in enumerate(batch) if size == 1 and rhs.shape[i] > 1]
-    order = [*(i for i in range(len(batch)) if i not in extra), rhs.ndim - 1, *extra]
-    permuted = rhs.permute(order)
-    columns = permuted.reshape(batch.numel(), rhs.shape[-1], math.prod(rhs.shape[i] for i in extra))
-
-    def restore(w: Tensor) -> Tensor:
-        return w.reshape(permuted.shape).permute([order.index(i) for i in range(rhs.ndim)])
-
-    return columns, restore

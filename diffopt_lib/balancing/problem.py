@@ -1,6 +1,6 @@
 """What an assignment problem is given: scores, a temperature, marginals, and for a partial assignment its mass.
 
-All of it becomes the data (S, τ, a, b) of :mod:`.balancing`. A partial assignment of total mass s, with at most a_i in
+All of it becomes the data (S, τ, a, b) of :mod:`.derivative`. A partial assignment of total mass s, with at most a_i in
 every row and b_j in every column, gets one more row and one more column, of scores 0, that take what is left over; the
 corner where they meet is forbidden.
 """
@@ -11,17 +11,18 @@ import torch
 from torch import Tensor
 
 from ..batch.shapes import align
-from ..validate import check_finite, check_floating, check_positive, per_problem, temperature, values_visible
-from .newton import FORBIDDEN
+from ..validate import check_floating, check_positive, check_scores, per_problem, temperature, values_visible
 
-LARGEST = 1e90  # of a score; that of a forbidden pair must be far below
+FORBIDDEN = -1e100  # the score of a pair that can't be: its entry of P is exactly zero
+LARGEST_SCORE = 1e90  # in magnitude, so that a forbidden pair is far below all others
 
 
-def check_scores(scores: Tensor) -> None:
+def check_matrices(scores: Tensor) -> Tensor | None:
+    """Scores ``(*batch, n, m)``, finite or −∞: where they are masked, or None."""
     check_floating("scores", scores)
     if scores.ndim < 2 or 0 in scores.shape[-2:]:
         raise ValueError(f"scores must have shape (*batch, n, m) with n, m ≥ 1, got {tuple(scores.shape)}")
-    check_finite("scores", scores)
+    return check_scores("scores", scores)
 
 
 def assignment_problem(
@@ -30,6 +31,7 @@ def assignment_problem(
     rows: float | Tensor | None,
     columns: float | Tensor | None,
     mass: float | Tensor | None,
+    masked: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """S, τ ``(*batch, 1, 1)``, a ``(*batch, n, 1)`` and b ``(*batch, 1, m)`` in float64, batch dimensions aligned."""
     n, m = scores.shape[-2:]
@@ -40,6 +42,7 @@ def assignment_problem(
     else:
         b = _marginal("columns", 1.0 if columns is None else columns, scores, m)
     S, tau, a, b = scores.double(), tau.double(), a.double(), b.double()
+    S = S if masked is None else torch.where(masked, FORBIDDEN, S)
     if mass is None:
         a_total, b_total = a.sum(-1, keepdim=True), b.sum(-1, keepdim=True)
         if values_visible(a) and values_visible(b) and ((a_total - b_total).abs() > 1e-3 * a_total).any():
@@ -57,7 +60,19 @@ def assignment_problem(
         ("rows", a.unsqueeze(-1), 2),
         ("columns", b.unsqueeze(-2), 2),
     )
+    if masked is not None and mass is None:
+        S, a, b = _fill_empty(S, a, b)
     return S, tau, a, b
+
+
+def _fill_empty(S: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows and columns that are forbidden altogether and have the sum 0 get the lowest score of the others: P is 0
+    there for their sums alone, and the solver need not balance a column in which nothing can be."""
+    forbidden = S == FORBIDDEN
+    rows, columns = forbidden.all(-1, keepdim=True) & (a == 0), forbidden.all(-2, keepdim=True) & (b == 0)
+    lowest = torch.where(forbidden, torch.inf, S.detach()).amin((-2, -1), keepdim=True)
+    S = torch.where(rows | columns, torch.where(lowest == torch.inf, 0, lowest), S)
+    return S, torch.where(rows, 0, a), torch.where(columns, 0, b)
 
 
 def _with_slack(S: Tensor, a: Tensor, b: Tensor, mass: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -98,7 +113,7 @@ def _marginal(name: str, value: float | Tensor, scores: Tensor, size: int) -> Te
 def check_values(S: Tensor, a: Tensor, b: Tensor) -> None:
     """What :func:`assignment_problem` could not see under ``vmap``, and scores that compete with forbidden ones."""
     sizes = S.abs()
-    if not ((sizes < LARGEST) | (S == FORBIDDEN)).all():
-        raise ValueError(f"scores must be finite and less than {LARGEST:g} in magnitude")
+    if not ((sizes < LARGEST_SCORE) | (S == FORBIDDEN)).all():
+        raise ValueError(f"scores must be finite and less than {LARGEST_SCORE:g} in magnitude")
     if not ((a >= 0).all() and (b >= 0).all()):
         raise ValueError("rows and columns must be at least 0, and mass at most the total of either")

@@ -39,14 +39,21 @@ def map_rows(f: Callable[..., Any], *states: Any) -> Any:
 
 def select(state: State, keep: Tensor) -> State:
     """The elements of a state where the mask ``keep`` ``(N,)`` is True."""
-    if hasattr(state, "select") and not isinstance(state, Tensor):
+    return _select(state, keep, keep.nonzero().squeeze(-1))
+
+
+def _select(state: State, keep: Tensor, index: Tensor) -> State:
+    """With the mask's positions, which are found once for the whole state: that takes longer than the copy does."""
+    if isinstance(state, Tensor):
+        return state if len(state) == 1 != len(keep) else state.index_select(0, index)  # type: ignore[return-value]
+    if hasattr(state, "select"):
         return state.select(keep)
     if isinstance(state, tuple):
-        parts = [select(part, keep) for part in state]
+        parts = [_select(part, keep, index) for part in state]
         return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)  # type: ignore[return-value]
     if is_dataclass(state) and not isinstance(state, type):
-        return replace(state, **{f.name: select(getattr(state, f.name), keep) for f in fields(state)})
-    return take(state, keep) if isinstance(state, Tensor) else state  # type: ignore[return-value]
+        return replace(state, **{f.name: _select(getattr(state, f.name), keep, index) for f in fields(state)})
+    return state
 
 
 def where(condition: Tensor, these: State, those: State) -> State:
@@ -95,8 +102,8 @@ def iterate(
             finished.append((index, result))
             break
         if stop.any():
-            finished.append((index[stop], select(result, stop)))
-            index, state = index[~stop], select(state, ~stop)
+            finished.append(select((index, result), stop))
+            index, state = select((index, state), ~stop)
         state = step(state)
     if len(finished) == 1:
         return finished[0][1]

@@ -19,7 +19,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..batch.products import dot
+from ..batch.products import dot, times
+from ..batch.rows import scatter, select
 from ..linear import solve
 from .objective import Objective
 from .search import armijo, weak_wolfe
@@ -53,7 +54,7 @@ class Newton:
         indefinite = (info > 0) | (L.diagonal(dim1=-2, dim2=-1).amin(-1) == 0)
         d = _newton_direction(H, g, radius, indefinite)
         slope = dot(g, d)
-        curvature = torch.where(indefinite, dot(d, (H @ d.unsqueeze(-1)).squeeze(-1)), 0)
+        curvature = torch.where(indefinite, dot(d, times(H, d)), 0)
         t = armijo(objective, y, f, d, slope, curvature)
         radius = torch.where(t == 1, 2 * radius, t * d.detach().norm(dim=-1)).clamp_min(1e-12)
         predicted = -(slope + torch.where(indefinite, curvature, -slope) / 2)
@@ -133,9 +134,8 @@ def _newton_direction(H: Tensor, g: Tensor, radius: Tensor, indefinite: Tensor) 
     mu = torch.zeros_like(radius)
     escape = torch.zeros_like(g)
     if indefinite.any():
-        shift, direction = _trust_region(H[indefinite].detach(), g[indefinite].detach(), radius[indefinite])
-        mu = mu.masked_scatter(indefinite, shift)
-        escape = escape.masked_scatter(indefinite.unsqueeze(-1), direction)
+        found = _trust_region(*select((H.detach(), g.detach(), radius), indefinite))
+        mu, escape = scatter((mu, escape), indefinite, found)
     identity = torch.eye(g.shape[-1], dtype=g.dtype, device=g.device)
     shifted = H + mu[:, None, None] * identity
     return escape - solve(shifted, g)
@@ -149,7 +149,7 @@ def _trust_region(H: Tensor, g: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]
     short of the radius, and what is left goes along v, down the negative curvature (Nocedal & Wright, §4.3).
     """
     eigenvalues, V = torch.linalg.eigh(H)
-    g_hat = (V.mT @ g.unsqueeze(-1)).squeeze(-1)
+    g_hat = times(V.mT, g)
     lowest = eigenvalues[:, :1]
     margin = torch.finfo(g.dtype).eps ** 0.5 * eigenvalues.abs().amax(-1, keepdim=True).clamp_min(1e-12)
     low = (-lowest).clamp_min(0) + margin

@@ -20,9 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..validate import check_finite, check_floating, check_positive
+from ..autograd.precision import full_precision
+from ..validate import check_finite, check_floating, check_positive, check_scores, check_unmasked
 
 
+@full_precision
 def relu(x: Tensor) -> Tensor:
     """The Euclidean projection of x onto the nonnegative orthant, eq. (1): max(x, 0), elementwise.
 
@@ -35,25 +37,29 @@ def relu(x: Tensor) -> Tensor:
     Raises:
         ValueError: x is not floating point, or has NaN or infinite entries.
     """
-    _check(x)
+    check_floating("x", x)
+    check_finite("x", x)
     return torch.relu(x)
 
 
+@full_precision
 def sigmoid(x: Tensor) -> Tensor:
     """The point of the unit box that maximises xᵀy plus binary entropy, eq. (2): 1 / (1 + exp(−x)), elementwise.
 
     The Jacobian is diag(y (1 − y)), the inverse Hessian of −H_b at the solution.
 
     Args:
-        x: any shape, float32 or float64.
+        x: any shape, float32 or float64. −∞ is a mask: y is 0 there, and so is the derivative.
 
     Raises:
-        ValueError: x is not floating point, or has NaN or infinite entries.
+        ValueError: x is not floating point, or has entries that are NaN or +∞.
     """
-    _check(x)
+    check_floating("x", x)
+    check_scores("x", x)
     return torch.sigmoid(x)
 
 
+@full_precision
 def softargmax(x: Tensor, tau: float | Tensor = 1.0, dim: int = -1) -> Tensor:
     """The point of the simplex that maximises xᵀy plus τ times entropy, eq. (3): exp(x/τ) / Σ exp(x/τ).
 
@@ -61,17 +67,19 @@ def softargmax(x: Tensor, tau: float | Tensor = 1.0, dim: int = -1) -> Tensor:
     between ties.
 
     Args:
-        x: any shape with at least one entry along ``dim``, float32 or float64.
+        x: any shape with at least one entry along ``dim``, float32 or float64. −∞ is a mask: y is exactly 0 there and
+            does not depend on it.
         tau: the temperature τ > 0, a number or a tensor that broadcasts against x and has size 1 along ``dim``, so
             ``(*batch, 1)`` for the last dimension. (The layers on vectors only, such as ``soft_top_k``, have τ
             ``(*batch,)``.) It gets its gradient too.
         dim: the dimension along which y sums to 1.
 
     Raises:
-        ValueError: x is not floating point, has NaN or infinite entries, or no entry along ``dim``; τ is not positive,
-            or not the same along ``dim``.
+        ValueError: x is not floating point, has entries that are NaN or +∞, or none but −∞ along ``dim``; τ is not
+            positive, or not the same along ``dim``.
     """
-    _check(x)
+    check_floating("x", x)
+    masked = check_scores("x", x)
     if x.ndim == 0 or x.shape[dim] == 0:
         raise ValueError(f"x must have at least one entry along dim {dim}, got shape {tuple(x.shape)}")
     tau = torch.as_tensor(tau, dtype=x.dtype, device=x.device)
@@ -81,8 +89,12 @@ def softargmax(x: Tensor, tau: float | Tensor = 1.0, dim: int = -1) -> Tensor:
     if tau.ndim >= -from_the_end and tau.shape[from_the_end] != 1:
         raise ValueError(f"tau must have size 1 along dim {dim} of x, {tuple(x.shape)}, got shape {tuple(tau.shape)}")
     # Adding a constant to x does not move y. With the maximum at 0 no quotient by a small τ can overflow upwards.
-    shifted = x - x.detach().amax(dim, keepdim=True)
-    return torch.softmax(shifted / tau, dim)
+    largest = x.detach().amax(dim, keepdim=True)
+    if masked is None:
+        return torch.softmax((x - largest) / tau, dim)
+    check_unmasked("x", masked, from_the_end)
+    z = (torch.where(masked, largest, x) - largest) / tau  # finite, or τ would get a gradient of 0 · ∞
+    return torch.softmax(z.masked_fill(masked, -torch.inf), dim)
 
 
 @dataclass(frozen=True)
@@ -149,8 +161,3 @@ softargmax_problem = VariationalProblem(
     violation=lambda y: torch.maximum((-y).clamp_min(0).amax(-1), (y.sum(-1) - 1).abs()),
     cvxpy=_softargmax_cvxpy,
 )
-
-
-def _check(x: Tensor) -> None:
-    check_floating("x", x)
-    check_finite("x", x)

@@ -30,8 +30,21 @@ from torch import Tensor
 
 from ..autograd.forward_mode import forward_rule
 from ..autograd.opaque import batch_first
+from ..autograd.precision import without_autocast
+from ..solution import failed_indices, name_elements
 from ..validate import check_finite
 from .multiplier import Response, find_multiplier
+
+FAR_BELOW = 2000.0  # in units of τ: exp of it underflows, with any multiplier that the other entries allow
+
+
+def fill_masked(x: Tensor, masked: Tensor, tau: Tensor) -> Tensor:
+    """x ``(*batch, n)`` with masked entries so far below all others that m is exactly 0 there, at every solution with
+    something left to give. They are constants, so nothing depends on them."""
+    lowest = torch.where(masked, torch.inf, x.detach()).amin(-1, keepdim=True)
+    lowest = torch.where(lowest == torch.inf, 0, lowest)
+    gap = FAR_BELOW * tau.detach() + 8 * torch.finfo(x.dtype).eps * lowest.abs()
+    return torch.where(masked, lowest - gap, x)
 
 
 def allocate(response: Response, x: Tensor, total: Tensor, tau: Tensor, upper: Tensor, infeasible: str) -> Tensor:
@@ -61,6 +74,7 @@ class _Allocation(torch.autograd.Function):
     """
 
     @staticmethod
+    @without_autocast
     def forward(response, infeasible, x, total, tau, upper):
         return _solve(response, infeasible, x, total, tau, upper)
 
@@ -72,6 +86,7 @@ class _Allocation(torch.autograd.Function):
         ctx.save_for_forward(x, tau, upper, *output)
 
     @staticmethod
+    @without_autocast
     def backward(ctx, g, h, _):
         tau, t, d, d_upper, slope = _linearize(ctx.response, *ctx.saved_tensors)
         price = (h + (g * d).sum(-1, keepdim=True)) / slope
@@ -82,6 +97,7 @@ class _Allocation(torch.autograd.Function):
         return None, None, of_x, price, of_tau, of_upper
 
     @staticmethod
+    @without_autocast
     def jvp(ctx, _response, _infeasible, x_dot, total_dot, tau_dot, upper_dot):
         with forward_rule(ctx) as saved:
             tau, t, d, d_upper, slope = _linearize(ctx.response, *saved)
@@ -115,11 +131,14 @@ def _solve(
         raise ValueError(f"upper must be at least 0, got {caps.min().item():g}")
     most = caps.sum(-1, keepdim=True) if caps.shape[-1] == n else n * caps
     slack = 4 * torch.finfo(x.dtype).eps  # an upper bound s/n may have been rounded
-    if ((total < 0) | (total > most * (1 + slack))).any():
-        raise ValueError(infeasible)
+    outside = (total < 0) | (total > most * (1 + slack))
+    if outside.any():
+        raise ValueError(f"{infeasible}.{name_elements(failed_indices(outside.reshape(batch)))}")
     empty, full = total == 0, total >= most * (1 - slack)
     inside = ~(empty | full)
-    total = torch.where(inside, total, most.clamp_max(1) / 2)
+    # What is decided already gets some problem that has a solution.
+    caps = torch.where(most > 0, caps, 1)
+    total = torch.where(inside, total, torch.where(most > 0, most, 1).clamp_max(1) / 2)
 
     centre = x @ x.new_full((n, 1), 1 / n)
     t = (x - centre).div_(tau)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..validate import check_finite, check_floating, check_positive, check_same_kind, values_visible
+from ..validate import check_finite, check_floating, check_positive, check_same_kind, per_problem, values_visible
 
 
 def check_features(features: Tensor) -> None:
@@ -58,9 +58,7 @@ def positive_scalar(name: str, value: float | Tensor, features: Tensor) -> Tenso
     """A positive number for every element of the batch, ``(*batch,)``, as a tensor of the kind of the features."""
     if isinstance(value, Tensor):
         check_floating(name, value)
-        check_same_kind("features", features, [(name, value)])
-    value = torch.as_tensor(value, dtype=features.dtype, device=features.device)
-    check_finite(name, value)
+    value = per_problem(name, value, features, "features")
     check_positive(name, value)
     return value
 

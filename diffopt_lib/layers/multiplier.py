@@ -20,6 +20,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..batch.rows import iterate
+
 MAX_ITERATIONS = 200  # some 25 are the most that was seen; y is corrected for what is left of the excess
 
 
@@ -31,32 +33,45 @@ class Response:
         value: y = m(a, u).
         slopes: ∂m/∂a and ∂m/∂u as functions ``slopes(y, a, u)``, differentiable in all three.
         inverse: m⁻¹(y), for y strictly within the bounds.
-        balance: ``balance(a, u, s)``, the :class:`Balance` of every row of arguments a, which it may overwrite.
-        step: ``step(balance, s, n)``, the Newton step for ν; of the many equivalents of (1), a response has its own
+        excess: ``excess(a, u, s)``, the :class:`Excess` of every row of arguments a, which it may overwrite.
+        step: ``step(excess, s, n)``, the Newton step for ν; of the many equivalents of (1), a response has its own
             that is nearly linear in ν.
     """
 
     value: Callable[[Tensor, Tensor], Tensor]
     slopes: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
     inverse: Callable[[Tensor], Tensor]
-    balance: Callable[[Tensor, Tensor, Tensor], Balance]
-    step: Callable[[Balance, Tensor, int], Tensor]
+    excess: Callable[[Tensor, Tensor, Tensor], Excess]
+    step: Callable[[Excess, Tensor, int], Tensor]
 
 
-class Balance(NamedTuple):
-    """Where the sum in (1) stands at some ν, each ``(N, 1)``.
+class Excess(NamedTuple):
+    """By how much the sum in (1) is too large at some ν, each ``(N, 1)``.
 
     Attributes:
-        excess: Σ y − s.
+        value: Σ y − s.
         slope: its derivative Σ d.
         size: the sum of the magnitudes that were added up to get the excess.
         scale: an upper bound on size + Σ dᵢ |aᵢ|; rounding in y and a makes an error of ε times that in the excess.
     """
 
-    excess: Tensor
+    value: Tensor
     slope: Tensor
     size: Tensor
     scale: Tensor
+
+
+class Search(NamedTuple):
+    """The rows t of (1) that are still looked at, the bracket around ν, and ν with the last error and the excess."""
+
+    t: Tensor
+    total: Tensor
+    upper: Tensor
+    lower: Tensor
+    higher: Tensor
+    nu: Tensor
+    last: Tensor
+    excess: Excess
 
 
 def find_multiplier(
@@ -72,29 +87,28 @@ def find_multiplier(
         start: where to begin, ``(N, 1)``.
     """
     n, eps = t.shape[-1], torch.finfo(t.dtype).eps
-    lower, higher = _bracket(response, t, total, upper)
-    nu = torch.minimum(torch.maximum(start, lower), higher)
-    last, work = torch.full_like(nu, torch.inf), torch.empty_like(t)
-    found, rest, rows = torch.empty_like(nu), torch.empty_like(nu), torch.arange(len(nu), device=nu.device)
-    for _ in range(MAX_ITERATIONS):
-        balance = response.balance(torch.add(t, nu, out=work[: len(t)]), upper, total)
-        error = balance.excess.abs()
+    work = torch.empty_like(t)
+
+    def look(at: Search, k: int) -> tuple[Search, Tensor, tuple[Tensor, Tensor]]:
+        excess = response.excess(torch.add(at.t, at.nu, out=work[: len(at.t)]), at.upper, at.total)
         # ν is rounded too; and an error of less than ε² of the total shows nowhere.
-        rounding = 8 * eps * (balance.scale + balance.slope * nu.abs() + eps * total)
-        done = (~(error > rounding) | ~(lower < higher)).squeeze(-1)
-        found[rows] = nu
-        rest[rows] = torch.where(balance.slope > 0, -balance.excess / balance.slope, 0)
-        if done.all():
-            break
-        if done.any():
-            kept = (v[~done] for v in (rows, t, total, upper, lower, higher, nu, last, error, *balance))
-            rows, t, total, upper, lower, higher, nu, last, error, *parts = kept
-            balance = Balance(*parts)
-        lower, higher = torch.where(balance.excess < 0, nu, lower), torch.where(balance.excess > 0, nu, higher)
-        newton = nu + response.step(balance, total, n)
-        trusted = (newton >= lower) & (newton <= higher) & (error <= last / 2)
-        nu, last = torch.where(trusted, newton, (lower + higher) / 2), error
-    return found, rest
+        rounding = 8 * eps * (excess.scale + excess.slope * at.nu.abs() + eps * at.total)
+        stop = ~(excess.value.abs() > rounding) | ~(at.lower < at.higher)
+        rest = torch.where(excess.slope > 0, -excess.value / excess.slope, 0)
+        return at._replace(excess=excess), stop.squeeze(-1), (at.nu, rest)
+
+    def step(at: Search) -> Search:
+        excess, error = at.excess.value, at.excess.value.abs()
+        lower, higher = torch.where(excess < 0, at.nu, at.lower), torch.where(excess > 0, at.nu, at.higher)
+        newton = at.nu + response.step(at.excess, at.total, n)
+        trusted = (newton >= lower) & (newton <= higher) & (error <= at.last / 2)
+        nu = torch.where(trusted, newton, (lower + higher) / 2)
+        return at._replace(lower=lower, higher=higher, nu=nu, last=error)
+
+    lower, higher = _bracket(response, t, total, upper)
+    nu, unknown = torch.minimum(torch.maximum(start, lower), higher), torch.full_like(start, torch.inf)
+    search = Search(t, total, upper, lower, higher, nu, unknown, Excess(unknown, unknown, unknown, unknown))
+    return iterate(search, look, step, MAX_ITERATIONS)
 
 
 def _bracket(response: Response, t: Tensor, total: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
@@ -105,6 +119,8 @@ def _bracket(response: Response, t: Tensor, total: Tensor, upper: Tensor) -> tup
         enough = common - t.amin(-1, keepdim=True)  # every y is at least the mean, s/n
         one_enough = torch.where(upper < total, torch.inf, alone - largest)  # the largest y is at least s
     else:
-        enough = (response.inverse(torch.minimum(upper, total)) - t).amax(-1, keepdim=True)  # every y ≥ min(u, s)
+        most = torch.minimum(upper, total)  # shares of the total in proportion to these are within the bounds
+        shares = most * (total / most.sum(-1, keepdim=True))
+        enough = (response.inverse(shares) - t).amax(-1, keepdim=True)  # every y is at least its share
         one_enough = torch.where(upper < total, torch.inf, alone - t).amin(-1, keepdim=True)
     return common - largest, torch.fmin(enough, one_enough)

@@ -9,12 +9,9 @@ A partial assignment of total mass s gives every row at most a_i and every colum
 
     max_P  ⟨S, P⟩ + τ (H(P) + H(a − P1) + H(b − Pᵀ1))   s.t.   P1 ≤ a,  Pᵀ1 ≤ b,  1ᵀP1 = s,  P ≥ 0      (2)
 
-It is problem (1) for a matrix with one more row and one more column (:mod:`.balancing.problem`).
+It is problem (1) for a matrix with one more row and one more column (:mod:`diffopt_lib.balancing.problem`).
 
-The solver is :mod:`.balancing.newton`, the derivative that of the marginal equations, :mod:`.balancing`. At low
-temperature an entry of P is the exponential of a small difference of large numbers S_ij/τ. So the potentials that the
-solver finds are added to the scores, which makes all those small that matter, and leaves P as it is; and if rounding
-could be felt the problem is solved once more from there. What comes out is P for scores as near to S as rounding is.
+How P is found and differentiated: :mod:`diffopt_lib.balancing`.
 
 Source: Mena et al., Learning latent permutations with Gumbel–Sinkhorn networks, 2018, §§ 3–4.
 Chapter: book/2_differentiable/07_permutations.
@@ -23,6 +20,7 @@ Chapter: book/2_differentiable/07_permutations.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -30,9 +28,10 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from ..autograd.opaque import opaque
-from ..balancing.derivative import floored, kernel, marginal_residual, solve_marginals
-from ..balancing.newton import balance, size_of
-from ..balancing.problem import assignment_problem, check_scores, check_values
+from ..autograd.precision import full_precision
+from ..balancing.derivative import kernel, marginal_residual, solve_marginals
+from ..balancing.problem import assignment_problem, check_matrices
+from ..balancing.solver import guess_from, shifted, solve
 from ..implicit import attach
 from ..solution import SolverError, failed_indices, mark_failures
 from ..validate import check_option, per_problem, values_visible
@@ -59,6 +58,7 @@ class AssignmentSolution:
     residual: Tensor
 
 
+@full_precision
 def sinkhorn_operator(
     scores: Tensor,
     tau: float | Tensor = 1.0,
@@ -85,6 +85,7 @@ def sinkhorn_operator(
     ).P
 
 
+@full_precision
 def solve_assignment(
     scores: Tensor,
     tau: float | Tensor = 1.0,
@@ -104,7 +105,8 @@ def solve_assignment(
     cubic in min(n, m).
 
     Args:
-        scores: S, ``(*batch, n, m)``.
+        scores: S, ``(*batch, n, m)``. −∞ forbids a pair: P is exactly 0 there and does not depend on it. A row or
+            column that is masked altogether (a ragged batch) needs the sum 0, by ``rows`` and ``columns``.
         tau: the temperature τ > 0, a number or ``(*batch,)``.
         rows: a ≥ 0, a number or ``(*batch, n)``. Default 1.
         columns: b ≥ 0, a number or ``(*batch, m)``. Default Σa/m, and 1 for problem (2). In problem (1) its total must
@@ -119,14 +121,15 @@ def solve_assignment(
         init: the solution of a similar problem. Where it is far off the temperature is lowered in steps, as without it.
 
     Raises:
-        ValueError: bad shapes, dtypes, NaN or infinite input, marginals that are negative or do not fit together.
-        SolverError: max_iterations was not enough.
+        ValueError: bad shapes, dtypes, scores that are NaN or +∞, other input that is infinite, marginals that are
+            negative or do not fit together.
+        SolverError: the masks leave no assignment with these sums; max_iterations was not enough.
     """
     check_option("on_failure", on_failure, ("raise", "nan"))
     if max_iterations < 0:
         raise ValueError(f"max_iterations must be at least 0, got {max_iterations}")
-    check_scores(scores)
-    S, tau, a, b = assignment_problem(scores, tau, rows, columns, mass)
+    masked = check_matrices(scores)
+    S, tau, a, b = assignment_problem(scores, tau, rows, columns, mass, masked)
     if tolerance is None:
         tolerance = 1e-10 if scores.dtype == torch.float64 else 1e-7
     wide = S.shape[-1] > S.shape[-2]
@@ -135,14 +138,19 @@ def solve_assignment(
     batch = torch.broadcast_shapes(*(t.shape[:-2] for t in (S, tau, a, b)))
     start = S.new_zeros(*batch, S.shape[-1])
     if init is not None:
-        start = start + _guess(init.row_potential if wide else init.column_potential, start)
+        start = start + guess_from(init.row_potential if wide else init.column_potential, start)
 
-    def algorithm(start, S, tau, a, b):
-        return _solve(start, S, tau, a, b, init is not None, tolerance, max_iterations, on_failure)
-
+    algorithm = partial(
+        solve,
+        warm=init is not None,
+        masked=masked is not None,
+        tolerance=tolerance,
+        max_iterations=max_iterations,
+        on_failure=on_failure,
+    )
     shift, z, converged, iterations, error = opaque(algorithm, start, S, tau, a, b)
     potentials = shift + tau.detach().squeeze(-1) * z
-    S = _shifted(S, shift)
+    S = shifted(S, shift)
     z = attach(marginal_residual, solve_marginals, z, S, tau, a, b)
     P = a * b * kernel(z, S, tau)
     f, g = potentials.split((S.shape[-2], S.shape[-1]), dim=-1)
@@ -154,6 +162,7 @@ def solve_assignment(
     return AssignmentSolution(P, f, g, converged, iterations, error)
 
 
+@full_precision
 def gumbel_sinkhorn(
     scores: Tensor,
     tau: float | Tensor = 1.0,
@@ -179,7 +188,7 @@ def gumbel_sinkhorn(
     Returns:
         ``(samples, *batch, n, m)``.
     """
-    check_scores(scores)
+    check_matrices(scores)
     if samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}")
     noise = per_problem("noise", noise, scores, "scores")
@@ -193,6 +202,7 @@ def gumbel_sinkhorn(
     return sinkhorn_operator(scores + noise[..., None, None] * gumbel, tau, **options)
 
 
+@full_precision
 def match(scores: Tensor) -> Tensor:
     """The best assignment: 0/1 matrices P that maximise ⟨S, P⟩, with at most one 1 in every row and column.
 
@@ -200,12 +210,16 @@ def match(scores: Tensor) -> Tensor:
     matched one after another on the CPU, by scipy's ``linear_sum_assignment``.
 
     Args:
-        scores: S, ``(*batch, n, m)``.
+        scores: S, ``(*batch, n, m)``; −∞ forbids a pair.
 
     Returns:
         ``(*batch, n, m)``, of the dtype and device of the scores.
+
+    Raises:
+        ValueError: bad shapes or dtypes, scores that are NaN or +∞.
+        SolverError: the pairs that are not forbidden do not match all rows, or all columns.
     """
-    check_scores(scores)
+    check_matrices(scores)
     (P,) = opaque(_match, scores)
     return P
 
@@ -213,72 +227,13 @@ def match(scores: Tensor) -> Tensor:
 def _match(scores: Tensor) -> tuple[Tensor]:
     flat = scores.detach().flatten(0, -3) if scores.ndim > 2 else scores.detach().unsqueeze(0)
     P = torch.zeros(flat.shape, dtype=scores.dtype)
-    for matrix, S in zip(P, flat.cpu().numpy(), strict=True):
-        matrix[linear_sum_assignment(S, maximize=True)] = 1
+    failed = torch.zeros(len(P), dtype=torch.bool)
+    for i, S in enumerate(flat.cpu().numpy()):
+        try:
+            P[i][linear_sum_assignment(S, maximize=True)] = 1
+        except ValueError:  # all that is left to complain of is that there is no assignment
+            failed[i] = True
+    if failed.any():
+        indices = failed_indices(failed.reshape(scores.shape[:-2]))
+        raise SolverError("scores: what is masked (−inf) leaves no assignment of min(n, m) pairs.", indices)
     return (P.reshape(scores.shape).to(scores.device),)
-
-
-def _solve(
-    start: Tensor,
-    S: Tensor,
-    tau: Tensor,
-    a: Tensor,
-    b: Tensor,
-    warm: bool,
-    tolerance: float,
-    max_iterations: int,
-    on_failure: str,
-) -> tuple[Tensor, ...]:
-    """Outside the graph, on tensors with any number of batch dimensions: potentials (f, g) to add to the scores,
-    z = (u, v) for these, both ``(*batch, n + m)``, and status ``(*batch,)``."""
-    batch = start.shape[:-1]
-    N = batch.numel()
-    S, tau, a, b = (t.expand(*batch, *t.shape[-2:]).reshape(N, *t.shape[-2:]) for t in (S, tau, a, b))
-    check_values(S, a, b)
-    guess = start.reshape(N, start.shape[-1]) if warm else None
-    rounding = (8 * torch.finfo(S.dtype).eps * size_of(S) / tau)[:, 0, 0]
-    v, error, iterations, converged = balance(
-        S, tau, a, b, guess, (tolerance + rounding).clamp_max(0.5), max_iterations
-    )
-    shift = tau.squeeze(-1) * torch.cat([_row_potential(S, tau, b, v), v], dim=-1)
-    z = torch.zeros_like(shift)
-    if (rounding > tolerance).any():
-        S = _shifted(S, shift)
-        exactly = torch.full_like(rounding, tolerance)
-        v, error, more, again = balance(S, tau, a, b, torch.zeros_like(v), exactly, max_iterations)
-        iterations, converged = iterations + more, converged & again
-        z = torch.cat([_row_potential(S, tau, b, v), v], dim=-1)
-    if on_failure == "raise" and not converged.all():
-        worst = error[~converged].nan_to_num(nan=torch.inf).max().item()
-        raise SolverError(
-            f"the marginals are off by {worst:.1e} after {int(iterations[~converged].max())} iterations.",
-            failed_indices(~converged.reshape(batch)),
-        )
-    columns = z.shape[-1]
-    return (
-        shift.reshape(*batch, columns),
-        z.reshape(*batch, columns),
-        *(t.reshape(batch) for t in (converged, iterations, error)),
-    )
-
-
-def _row_potential(S: Tensor, tau: Tensor, b: Tensor, v: Tensor) -> Tensor:
-    """The u that goes with v, ``(N, n)``."""
-    return -torch.logsumexp(S / tau + v.unsqueeze(-2) + floored(b).log(), dim=-1)
-
-
-def _shifted(S: Tensor, shift: Tensor) -> Tensor:
-    """S_ij + f_i + g_j, with (f, g) in one."""
-    f, g = shift.split((S.shape[-2], S.shape[-1]), dim=-1)
-    return S + f.unsqueeze(-1) + g.unsqueeze(-2)
-
-
-def _guess(potential: Tensor, start: Tensor) -> Tensor:
-    """A potential of an earlier solution, without the NaN that mark failures."""
-    try:
-        return potential.detach().nan_to_num().to(start).expand(start.shape)
-    except RuntimeError:
-        raise ValueError(
-            f"init must be the solution of a problem of this shape: its potential should broadcast to "
-            f"{tuple(start.shape)}, got {tuple(potential.shape)}"
-        ) from None

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..autograd.precision import full_precision
 from ..batch.shapes import align
 from ..validate import values_visible
 from .labelled import check_classes, one_hot, positive_scalar
@@ -40,11 +41,13 @@ class LinearHead:
     weights: Tensor
     bias: Tensor
 
+    @full_precision
     def scores(self, query: Tensor) -> Tensor:
         """s_k(φ) for query features ``(*batch, m, d)``: ``(*batch, m, n_classes)``."""
         return query @ self.weights.mT + self.bias.unsqueeze(-2)
 
 
+@full_precision
 def ridge_head(features: Tensor, labels: Tensor, n_classes: int, lam: float | Tensor = 1.0) -> LinearHead:
     """Ridge regression on one-hot labels, eq. (2) of this module, without a bias.
 
@@ -77,6 +80,7 @@ def ridge_head(features: Tensor, labels: Tensor, n_classes: int, lam: float | Te
     return LinearHead(weights, torch.zeros_like(weights[..., 0]))
 
 
+@full_precision
 def prototype_head(features: Tensor, labels: Tensor, n_classes: int) -> LinearHead:
     """The class whose mean is nearest, eq. (3) of this module.
 
@@ -97,14 +101,16 @@ def prototype_head(features: Tensor, labels: Tensor, n_classes: int) -> LinearHe
     """
     check_classes(features, labels, n_classes)
     _, (features, labels) = align(("features", features, 2), ("labels", labels, 1))
-    member = one_hot(labels, n_classes, features)  # (*batch, n, n_classes)
+    phi = features.double()
+    member = one_hot(labels, n_classes, phi)  # (*batch, n, n_classes)
     size = member.sum(-2)
     if values_visible(size) and (size == 0).any():
         raise ValueError(f"labels must contain each of the {n_classes} classes, as a class without example has no mean")
-    centre = member.mT @ features / size.unsqueeze(-1)
+    centre = member.mT @ phi / size.unsqueeze(-1)
     origin = centre.mean(-2, keepdim=True)
     apart = centre - origin
-    return LinearHead(2 * apart, -(apart * (centre + origin)).sum(-1))
+    weights, bias = 2 * apart, -(apart * (centre + origin)).sum(-1)
+    return LinearHead(weights.to(features.dtype), bias.to(features.dtype))
 
 
 def _solve_shifted(S: Tensor, lam: Tensor, rhs: Tensor) -> Tensor:

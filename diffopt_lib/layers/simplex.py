@@ -23,12 +23,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..autograd.precision import full_precision
 from ..batch.shapes import expand_vectors
-from ..validate import check_same_kind, check_vectors, per_problem, temperature
-from .allocation import allocate
-from .multiplier import Balance, Response
+from ..validate import check_masked_vectors, check_same_kind, check_unmasked, check_vectors, per_problem, temperature
+from .allocation import allocate, fill_masked
+from .multiplier import Excess, Response
 
 
+@full_precision
 def project_simplex(x: Tensor, total: float | Tensor = 1.0) -> Tensor:
     """The Euclidean projection of x on the simplex {y ≥ 0, Σ y = total}, eq. (1) of this module.
 
@@ -47,22 +49,27 @@ def project_simplex(x: Tensor, total: float | Tensor = 1.0) -> Tensor:
     return allocate(RECTIFIER, x, total, tau, upper, "total must be at least 0")
 
 
+@full_precision
 def sparsemax(x: Tensor, tau: float | Tensor = 1.0) -> Tensor:
     """The projection of x/τ on the probability simplex, eq. (2) of this module: a softargmax with exact zeros.
 
     Args:
-        x: ``(*batch, n)``, float32 or float64.
+        x: ``(*batch, n)``, float32 or float64. −∞ is a mask: y is exactly 0 there and does not depend on it.
         tau: the temperature τ > 0, a number or a tensor ``(*batch,)``. It gets its gradient too.
 
     Raises:
-        ValueError: x is not floating point, has no entry, or has NaN or infinite ones; τ is not positive.
+        ValueError: x is not floating point, has no entry but −∞, or has some that are NaN or +∞; τ is not positive.
     """
-    check_vectors(x)
+    masked = check_masked_vectors(x)
     tau = temperature(tau, x)
     x, tau, one, upper = expand_vectors(x=x, tau=tau[..., None], total=x.new_ones(1), upper=x.new_full((1,), torch.inf))
+    if masked is not None:
+        check_unmasked("x", masked)
+        x = fill_masked(x, masked, tau)
     return allocate(RECTIFIER, x, one, tau, upper, "")
 
 
+@full_precision
 def project_capped_simplex(x: Tensor, total: float | Tensor = 1.0, upper: float | Tensor = 1.0) -> Tensor:
     """The Euclidean projection of x on {0 ≤ y ≤ upper, Σ y = total}, eq. (3) of this module.
 
@@ -82,6 +89,7 @@ def project_capped_simplex(x: Tensor, total: float | Tensor = 1.0, upper: float 
     return allocate(RECTIFIER, x, total, tau, upper, "total must be between 0 and the sum of the upper bounds")
 
 
+@full_precision
 def capped_softmax(x: Tensor, upper: float | Tensor, tau: float | Tensor = 1.0) -> Tensor:
     """Softargmax with at most ``upper`` for every entry, eq. (4) of this module.
 
@@ -89,18 +97,23 @@ def capped_softmax(x: Tensor, upper: float | Tensor, tau: float | Tensor = 1.0) 
     the result is another soft top-k, with exact ones.
 
     Args:
-        x: ``(*batch, n)``, float32 or float64.
-        upper: u ≥ 0 with a sum of at least 1 over the entries, a number or a tensor that broadcasts against x.
+        x: ``(*batch, n)``, float32 or float64. −∞ is a mask: y is exactly 0 there and does not depend on it.
+        upper: u ≥ 0 with a sum of at least 1 over the entries that are not masked, a number or a tensor that broadcasts
+            against x.
         tau: the temperature τ > 0, a number or a tensor ``(*batch,)``. Both get their gradients too.
 
     Raises:
-        ValueError: x is not floating point, has no entry, or has NaN or infinite ones; an upper bound is negative or
-            their sum less than 1; τ is not positive.
+        ValueError: x is not floating point, has no entry but −∞, or has some that are NaN or +∞; an upper bound is
+            negative or their sum less than 1; τ is not positive.
     """
-    check_vectors(x)
-    tau = temperature(tau, x)
+    masked = check_masked_vectors(x)
+    tau, complaint = temperature(tau, x), "upper must have a sum of at least 1 over the entries of x"
     x, tau, upper, one = expand_vectors(x=x, tau=tau[..., None], upper=_caps(upper, x), total=x.new_ones(1))
-    return allocate(EXPONENTIAL, x, one, tau, upper, "upper must have a sum of at least 1 over the entries of x")
+    if masked is not None:
+        check_unmasked("x", masked)
+        x, upper = fill_masked(x, masked, tau), torch.where(masked, 0, upper)
+        complaint += " that are not −inf"
+    return allocate(EXPONENTIAL, x, one, tau, upper, complaint)
 
 
 def _caps(upper: float | Tensor, x: Tensor) -> Tensor:
@@ -121,24 +134,24 @@ def _slopes_of_clip(y: Tensor, a: Tensor, upper: Tensor) -> tuple[Tensor, Tensor
     return ((a >= 0) & (a <= upper)).to(a.dtype), (a > upper).to(a.dtype)
 
 
-def _balance_of_clip(a: Tensor, upper: Tensor, total: Tensor) -> Balance:
+def _excess_of_clip(a: Tensor, upper: Tensor, total: Tensor) -> Excess:
     y = _clip(a, upper)
     size = y.sum(-1, keepdim=True, dtype=torch.float64)
     slope = ((y > 0) & (y < upper)).to(y.dtype).sum(-1, keepdim=True)
-    return _balance(size, slope, total, 2 * size)  # a = y where y is between the bounds
+    return _excess(size, slope, total, 2 * size)  # a = y where y is between the bounds
 
 
-def _balance(size: Tensor, slope: Tensor, total: Tensor, scale: Tensor) -> Balance:
+def _excess(size: Tensor, slope: Tensor, total: Tensor, scale: Tensor) -> Excess:
     dtype = total.dtype
-    return Balance((size - total).to(dtype), slope, size.to(dtype), scale.to(dtype))
+    return Excess((size - total).to(dtype), slope, size.to(dtype), scale.to(dtype))
 
 
 RECTIFIER = Response(
     value=_clip,
     slopes=_slopes_of_clip,
     inverse=lambda y: y,
-    balance=_balance_of_clip,
-    step=lambda balance, total, n: -balance.excess / balance.slope,  # exact until another entry meets a bound
+    excess=_excess_of_clip,
+    step=lambda excess, total, n: -excess.value / excess.slope,  # exact until another entry meets a bound
 )
 
 
@@ -152,18 +165,18 @@ def _slopes_of_exp(y: Tensor, a: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]
     return torch.where(capped, 0, y), capped.to(a.dtype)
 
 
-def _balance_of_exp(a: Tensor, upper: Tensor, total: Tensor) -> Balance:
+def _excess_of_exp(a: Tensor, upper: Tensor, total: Tensor) -> Excess:
     y = _capped_exp(a, upper)
     size = y.sum(-1, keepdim=True, dtype=torch.float64)
     slope = torch.where(y < upper, y, 0).sum(-1, keepdim=True)
     # Σ y |log y| is largest if all y are equal.
-    return _balance(size, slope, total, size - torch.xlogy(size, size / a.shape[-1]))
+    return _excess(size, slope, total, size - torch.xlogy(size, size / a.shape[-1]))
 
 
 EXPONENTIAL = Response(
     value=_capped_exp,
     slopes=_slopes_of_exp,
     inverse=torch.log,
-    balance=_balance_of_exp,
-    step=lambda balance, total, n: torch.log1p(-balance.excess / balance.slope),  # exact as long as the caps stay
+    excess=_excess_of_exp,
+    step=lambda excess, total, n: torch.log1p(-excess.value / excess.slope),  # exact as long as the caps stay
 )

@@ -30,12 +30,14 @@ import torch
 from torch import Tensor
 
 from ..autograd.opaque import Algorithm, opaque
+from ..autograd.precision import full_precision
 from ..validate import check_option, check_same_kind, check_vectors, temperature
 from .isotonic import MEANS, isotonic_blocks
 
 Regularization = Literal["quadratic", "entropic"]
 
 
+@full_precision
 def soft_sort(
     x: Tensor, tau: float | Tensor = 1.0, regularization: Regularization = "quadratic", *, descending: bool = False
 ) -> Tensor:
@@ -62,6 +64,7 @@ def soft_sort(
     return (y if descending else y.flip(-1)).to(dtype)
 
 
+@full_precision
 def soft_rank(
     x: Tensor, tau: float | Tensor = 1.0, regularization: Regularization = "quadratic", *, descending: bool = False
 ) -> Tensor:
@@ -86,6 +89,7 @@ def soft_rank(
     return torch.empty_like(y).scatter(-1, order, y).to(dtype)
 
 
+@full_precision
 def spearman_loss(
     predicted: Tensor, target: Tensor, tau: float | Tensor = 1.0, regularization: Regularization = "quadratic"
 ) -> Tensor:

@@ -19,12 +19,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..autograd.precision import full_precision
 from ..batch.shapes import expand_vectors
-from ..validate import check_vectors, per_problem, temperature
-from .allocation import allocate
-from .multiplier import Balance, Response
+from ..validate import check_masked_vectors, per_problem, temperature
+from .allocation import allocate, fill_masked
+from .multiplier import Excess, Response
 
 
+@full_precision
 def soft_top_k(x: Tensor, k: int | float | Tensor, tau: float | Tensor = 1.0) -> Tensor:
     """The point of the box [0, 1]ⁿ with entries that sum to k which solves eq. (1) of this module.
 
@@ -33,7 +35,7 @@ def soft_top_k(x: Tensor, k: int | float | Tensor, tau: float | Tensor = 1.0) ->
     derivative underflow to 0.
 
     Args:
-        x: scores, ``(*batch, n)``, float32 or float64.
+        x: scores, ``(*batch, n)``, float32 or float64. −∞ is a mask: y is exactly 0 there and does not depend on it.
         k: how many to choose, 0 ≤ k ≤ n, not necessarily an integer: a number, or a tensor ``(*batch,)`` with one for
             every element of the batch.
         tau: the temperature τ > 0, likewise a number or a tensor ``(*batch,)``. Batch dimensions broadcast.
@@ -42,16 +44,21 @@ def soft_top_k(x: Tensor, k: int | float | Tensor, tau: float | Tensor = 1.0) ->
         y, ``(*batch, n)``. Its sum is k up to rounding. Time and memory are linear in n.
 
     Raises:
-        ValueError: x is not floating point, has no entry, or has NaN or infinite ones; k is not between 0 and n; τ is
-            not positive; the shapes do not broadcast.
+        ValueError: x is not floating point, has no entry, or some that are NaN or +∞; k is not between 0 and n, or the
+            number of entries that are not masked; τ is not positive; the shapes do not broadcast.
     """
-    check_vectors(x)
+    masked = check_masked_vectors(x)
     tau, k = temperature(tau, x), per_problem("k", k, x)
-    x, k, tau, upper = expand_vectors(x=x, k=k[..., None], tau=tau[..., None], upper=x.new_ones(1))
-    return allocate(LOGISTIC, x, k, tau, upper, f"k must be between 0 and n = {x.shape[-1]}")
+    upper, complaint = x.new_ones(1), f"k must be between 0 and n = {x.shape[-1]}"
+    if masked is not None:
+        upper, complaint = (~masked).to(x.dtype), f"{complaint}, and at most the number of entries that are not −inf"
+    x, k, tau, upper = expand_vectors(x=x, k=k[..., None], tau=tau[..., None], upper=upper)
+    if masked is not None:
+        x = fill_masked(x, masked, tau)
+    return allocate(LOGISTIC, x, k, tau, upper, complaint)
 
 
-def _balance(a: Tensor, upper: Tensor, k: Tensor) -> Balance:
+def _excess(a: Tensor, upper: Tensor, k: Tensor) -> Excess:
     """With e = σ(−|a|), the distance of y from the nearer of 0 and 1, nothing cancels where y is near 1."""
     side = a.sign()
     e = a.abs_().neg_().sigmoid_()
@@ -59,15 +66,15 @@ def _balance(a: Tensor, upper: Tensor, k: Tensor) -> Balance:
     ones = (n + side.sum(-1, keepdim=True)) / 2
     size = e.sum(-1, keepdim=True)
     slope = size - torch.linalg.vector_norm(e, dim=-1, keepdim=True).square()
-    excess = (ones - k) - side.mul_(e).sum(-1, keepdim=True)
+    value = (ones - k) - side.mul_(e).sum(-1, keepdim=True)
     # Σ e |a| ≤ Σ e log(1/e), which is largest if all e are equal.
-    return Balance(excess, slope, size, size - torch.xlogy(size, size / n))
+    return Excess(value, slope, size, size - torch.xlogy(size, size / n))
 
 
-def _step(balance: Balance, k: Tensor, n: int) -> Tensor:
+def _step(at: Excess, k: Tensor, n: int) -> Tensor:
     """Newton's step through the logit of the mean of y, which is linear in ν where all a are equal; and near the root,
     where the excess is a difference of exponentials exp(ν) and exp(−ν) if y is nearly 0 or 1, through artanh."""
-    excess, slope, size, _ = balance
+    excess, slope, size, _ = at
     mean = (k + excess) / n
     far = (torch.logit(k / n) - torch.logit(mean)) * n * mean * (1 - mean) / slope
     near = -torch.atanh(excess / size) * size / slope
@@ -80,5 +87,5 @@ def _slopes(y: Tensor, a: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
 
 
 LOGISTIC = Response(
-    value=lambda a, upper: torch.sigmoid(a), slopes=_slopes, inverse=torch.logit, balance=_balance, step=_step
+    value=lambda a, upper: torch.sigmoid(a), slopes=_slopes, inverse=torch.logit, excess=_excess, step=_step
 )

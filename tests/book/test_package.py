@@ -56,7 +56,7 @@ def test_wheel_holds_every_file_of_the_library(wheel: zipfile.ZipFile) -> None:
         if path.suffix in (".py", ".js", ".css", ".json", ".safetensors", ".npz", ".typed"):
             assert path.relative_to(ROOT).as_posix() in names
     assert "diffopt_lib/py.typed" in names
-    assert "diffopt_lib/widgets/explorer.js" in names
+    assert "diffopt_lib/widgets/js/view.js" in names
     assert {name.partition("/")[0] for name in names} == {"diffopt_lib", "diffopt_lib-0.1.0.dist-info"}
 
 

@@ -529,7 +529,7 @@ class TestBadInput:
             ({"mass": 2.5}, "mass must be at most the total"),
             ({"on_failure": "ignore"}, "on_failure must be one of"),
             ({"max_iterations": -1}, "max_iterations must be at least 0"),
-            ({"tau": torch.ones(3)}, "the batch dimensions of scores, tau, rows and columns must broadcast"),
+            ({"tau": torch.ones(3)}, "the batch dimensions must broadcast against each other, got scores"),
         ],
     )
     def test_the_message_names_the_argument(self, options, message):

@@ -263,14 +263,14 @@ class TestExtremes:
     def test_few_iterations_whatever_the_temperature(self, generator):
         calls = []
 
-        def balance(*arguments):
+        def excess(*arguments):
             calls.append(None)
-            return LOGISTIC.balance(*arguments)
+            return LOGISTIC.excess(*arguments)
 
         x = torch.randn(8, 200, dtype=DOUBLE, generator=generator)
         for tau in (1e3, 1.0, 1e-2, 1e-4, 1e-8):
             calls.clear()
-            counted = replace(LOGISTIC, balance=balance)
+            counted = replace(LOGISTIC, excess=excess)
             k, one = x.new_full((8, 1), 20.0), x.new_ones(8, 1)
             nu, _ = find_multiplier(counted, x / tau, k, one, torch.zeros_like(k))
             torch.testing.assert_close(torch.sigmoid(x / tau + nu).sum(-1, keepdim=True), k, rtol=1e-9, atol=0)

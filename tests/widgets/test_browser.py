@@ -8,7 +8,7 @@ import pytest
 from examples import project, softargmax
 from playwright.sync_api import Page
 
-from diffopt_lib.widgets.explorer import read
+from diffopt_lib.widgets import Explorer
 
 ROOT = "document.querySelectorAll('.diffopt-explorer')[{}]"
 BALL, EVERYTHING = 0, 1
@@ -379,7 +379,7 @@ async ([module, payload, table]) => {
 def live_page(open_page, ball):
     """The third explorer on the page is live, with a kernel made of JavaScript."""
     page = open_page()
-    module = read("explorer.js")
+    module = Explorer._esm
     page.evaluate(FAKE_KERNEL, [module, ball.payload, base64.b64encode(ball.table).decode()])
     page.wait_for_function(f"() => {ROOT.format(2)}?.explorer?.live")
     return page

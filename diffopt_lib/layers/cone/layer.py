@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from ...autograd.opaque import opaque
+from ...autograd.precision import full_precision
 from ...batch.products import contract, dot
 from ...batch.shapes import align
 from ...implicit import attach
@@ -69,6 +70,7 @@ class ConeSolution:
     unbounded_because: Tensor
 
 
+@full_precision
 def solve_cone(
     c: Tensor,
     A: Tensor,

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
+from ...autograd.precision import full_precision
 from ...batch.shapes import broadcast_batch
 from ...solution import STUCK, raise_failed
 from ...validate import check_option, check_same_kind, values_visible
@@ -122,6 +123,7 @@ class CvxpyLayer(torch.nn.Module):
         self.variables = torch.nn.ModuleList(program.variable(v) for v in variables)
         self.duals = torch.nn.ModuleList(torch.nn.ModuleList(program.dual(c)) for c in duals)
 
+    @full_precision
     def forward(self, *parameters: Tensor) -> tuple[Value, ...]:
         """Solve for parameter tensors ``(*batch, *shape)``; their batch dimensions broadcast, and what comes back is
         ``(*batch, *shape)``, the variables first.

@@ -33,6 +33,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ...autograd.precision import full_precision
+from ...batch.products import times
 from ...batch.shapes import align
 from ...validate import check_option
 from ..labelled import check_classes, check_signs, point_weights, positive_scalar
@@ -85,11 +87,13 @@ class LinearSVM:
     residual: Tensor
     program: QPSolution
 
+    @full_precision
     def decision(self, query: Tensor) -> Tensor:
         """wᵀx + b for query points ``(*batch, m, d)``: ``(*batch, m)``, positive for the class +1."""
-        return (query @ self.weights.unsqueeze(-1)).squeeze(-1) + self.bias.unsqueeze(-1)
+        return times(query, self.weights) + self.bias.unsqueeze(-1)
 
 
+@full_precision
 def svm_head(
     features: Tensor,
     labels: Tensor,
@@ -153,6 +157,7 @@ def svm_head(
     return SVMHead(weights, bias, alpha, program.converged, program.iterations, residual, program)
 
 
+@full_precision
 def linear_svm(
     features: Tensor,
     labels: Tensor,

@@ -1,4 +1,4 @@
-"""Support vector machines with more examples than dimensions: where :mod:`.svm.program` starts from.
+"""Support vector machines with more examples than dimensions: where :mod:`.program` starts from.
 
 A general solver of quadratic programs would carry a variable ξᵢ for every example. This one has only the machine, in
 
@@ -18,7 +18,7 @@ regression, with vᵢₖ = λᵢₖ / sᵢₖ in the place of the probabilities:
 Its size is d (n_classes − 1), as the sum of the w_k is known. A singular kernel does it no harm, and large v cost Sᵢ
 no digits, as it is a matrix of differences: zᵀSᵢz = ½ Σ_kl vᵢₖ vᵢₗ (zₖ − zₗ)² / Σ vᵢ.
 
-Source: Crammer & Singer 2001 for (1). The path is that of :mod:`.qp.path`.
+Source: Crammer & Singer 2001 for (1). The path is that of :mod:`..qp.path`.
 """
 
 from __future__ import annotations
@@ -30,15 +30,17 @@ import torch
 from torch import Tensor
 
 from ...autograd.opaque import opaque
+from ...batch.rows import iterate, relay, where
+from ...batch.shapes import flatten_whole
 from ...linear import cholesky_
 from ..labelled import one_hot
 from ..qp.path import mehrotra_direction
 
-ENOUGH = 1e-12  # of the largest sᵢₖ λᵢₖ, relative to the largest multiplier of another class if that is more than 1
-HIGH = 1e4  # price
-LARGEST = 1e16  # of v, beyond which there is nothing to learn
-SHORTEST = 1e-2  # step, below which rounding rules
-WORSE = 100  # than the best so far by this factor: it will not get better
+GAP = 1e-12  # of the largest sᵢₖ λᵢₖ where the path may end, relative to the largest multiplier of another class, or 1
+HIGH_PRICE = 1e4  # a price that stands for all higher ones where nobody pays it
+STEEPEST = 1e16  # of v: a multiplier this much larger than its slack is as good as certain
+SHORTEST_STEP = 1e-2  # below it rounding rules, and the path ends
+HOPELESS = 100  # a gap this much larger than the best so far will not get better
 
 
 class Machine(NamedTuple):
@@ -88,7 +90,7 @@ def approximate(
 
     def algorithm(*tensors):
         batch = tensors[0].shape[:-2]
-        phi, y, price, reward = (t.expand(*batch, *t.shape[-2:]).reshape(-1, *t.shape[-2:]) for t in tensors)
+        phi, y, price, reward = (flatten_whole(t, 2, batch) for t in tensors)
         decay = phi.new_ones(phi.shape[-1])
         if bias:
             phi = torch.cat([phi, torch.ones_like(phi[..., :1])], dim=-1)
@@ -99,63 +101,99 @@ def approximate(
     return Machine(*opaque(algorithm, phi.expand(*batch, *phi.shape[-2:]), *tensors[1:]))
 
 
+class Point(NamedTuple):
+    """W ``(N, n_classes, d)``, λ and s ``(N, n, n_classes)``."""
+
+    W: Tensor
+    lam: Tensor
+    s: Tensor
+
+
+class Path(NamedTuple):
+    """The data of (1), how far the path has come, its best point with the gap there, and whether it is stuck."""
+
+    phi: Tensor
+    y: Tensor
+    price: Tensor
+    point: Point
+    best: Point
+    least: Tensor
+    stuck: Tensor
+
+
 def follow_path(phi: Tensor, y: Tensor, price: Tensor, reward: Tensor, decay: Tensor, max_iterations: int) -> Machine:
     """:func:`approximate` for ``(N, ·, ·)`` tensors."""
+
+    def look(at: Path, k: int) -> tuple[Path, Tensor, tuple[Tensor, Tensor, Tensor]]:
+        lam = at.point.lam
+        gap = (at.point.s * lam).amax((1, 2))
+        best, least = where(gap < at.least, at.point, at.best), torch.minimum(gap, at.least)
+        enough = GAP * ((1 - at.y) * lam).amax((1, 2)).clamp_min(1)
+        stop = at.stuck | (gap <= enough) | ~(gap <= HOPELESS * least)
+        return (
+            at._replace(best=best, least=least),
+            stop,
+            (best.W, best.lam, torch.full_like(stop, k, dtype=torch.int64)),
+        )
+
+    def step(at: Path) -> Path:
+        W, lam, s = at.point
+        system = newton(at.phi, at.y, at.price, decay, at.point)
+        (dlam, ds, dW), alpha = mehrotra_direction(_column(lam), _column(s), system)
+        stuck = ~(alpha > SHORTEST_STEP).flatten()
+        moved = Point(W + alpha * dW, lam + alpha * dlam.view_as(lam), s + alpha * ds.view_as(s))
+        return at._replace(point=where(stuck, at.point, moved), stuck=stuck)
+
     price = price.clamp_min(1e-12)  # a price of 0 leaves no path
+    point, unknown = _begin(phi, y, price, reward, decay), torch.full_like(price[:, 0, 0], torch.inf)
+    path = Path(phi, y, price, point, point, unknown, torch.isnan(unknown))
+    W, lam, iterations = iterate(path, look, step, max_iterations)
+    t = missed(W, phi, y, reward)
+    xi = t.amax(-1, keepdim=True)
+    return Machine(W, xi, lam, xi - t, iterations, torch.full_like(price[:, 0], torch.inf))
+
+
+def _begin(phi: Tensor, y: Tensor, price: Tensor, reward: Tensor, decay: Tensor) -> Point:
+    """Every class pays the same, and every slack is as large as the reward, or larger."""
     lam = (price / y.shape[-1]).expand(y.shape)
     W = decay * ((price * y - lam).mT @ phi)
     t = missed(W, phi, y, reward)
-    s = t.amax(-1, keepdim=True) + reward - t
-    point: tuple[Tensor, ...] = (W, lam, s)
-    best = point
-    least = torch.full_like(price[:, :1], torch.inf)
-    stuck = torch.zeros_like(least, dtype=torch.bool)
-    iterations = torch.zeros_like(least, dtype=torch.int64)
-    for _ in range(max_iterations):
-        W, lam, s = point
-        gap = (s * lam).amax((1, 2), keepdim=True)
-        best = _where(gap < least, point, best)
-        least = torch.minimum(gap, least)
-        enough = ENOUGH * ((1 - y) * lam).amax((1, 2), keepdim=True).clamp_min(1)
-        stop = stuck | (gap <= enough) | ~(gap <= WORSE * least)
-        if stop.all():
-            break
-        (dlam, ds, dW), alpha = mehrotra_direction(_column(lam), _column(s), newton(phi, y, price, decay, W, lam, s))
-        stuck = ~(alpha > SHORTEST)
-        moved = W + alpha * dW, lam + alpha * dlam.view_as(lam), s + alpha * ds.view_as(s)
-        point = _where(stop | stuck, point, moved)
-        iterations = iterations + (~stop).long()
-    W, lam, _ = best
-    t = missed(W, phi, y, reward)
-    xi = t.amax(-1, keepdim=True)
-    return Machine(W, xi, lam, xi - t, iterations.flatten(), torch.full_like(price[:, 0], torch.inf))
+    return Point(W, lam, t.amax(-1, keepdim=True) + reward - t)
 
 
 def with_prices_that_are_paid(
     phi: Tensor, y: Tensor, price: Tensor, reward: Tensor, decay: Tensor, max_iterations: int
 ) -> Machine:
-    """:func:`follow_path`, with prices of at most :data:`HIGH` where nobody pays that much, which is if the classes can
-    be separated by a margin that is not tiny. A multiplier of 10⁸ for the own class costs the others 8 digits."""
-    lower = follow_path(phi, y, price.clamp_max(HIGH), reward, decay, max_iterations)
-    high = price.amax(1) > HIGH
-    if not high.any():
-        return lower
-    paid = ((1 - y) * lower.lam).sum(-1).amax(-1, keepdim=True)
-    unpaid = torch.where(high & (paid < 0.1 * HIGH), HIGH, torch.inf)
-    if (high & torch.isinf(unpaid)).any():
-        whole = follow_path(phi, y, price, reward, decay, max_iterations)
-        take = torch.isinf(unpaid)
-        lower = Machine(
-            *(torch.where(take.reshape(-1, *[1] * (t.ndim - 1)), a, t) for a, t in zip(whole, lower, strict=True))
-        )
-    return lower._replace(unpaid=unpaid)
+    """:func:`follow_path`, with prices of at most :data:`HIGH_PRICE` where nobody pays that much, which is if the
+    classes can be separated by a margin that is not tiny. A multiplier of 10⁸ for the own class costs the others 8
+    digits."""
+
+    def at_most_high(problem: tuple[Tensor, ...]) -> Machine:
+        phi, y, price, reward = problem
+        machine = follow_path(phi, y, price.clamp_max(HIGH_PRICE), reward, decay, max_iterations)
+        high = price.amax(1) > HIGH_PRICE
+        paid = ((1 - y) * machine.lam).sum(-1).amax(-1, keepdim=True) >= 0.1 * HIGH_PRICE
+        unpaid = torch.where(paid, torch.nan, HIGH_PRICE).to(
+            price.dtype
+        )  # NaN: so much was paid that it has to be whole
+        return machine._replace(unpaid=torch.where(high, unpaid, torch.inf))
+
+    def whole(problem: tuple[Tensor, ...], _: Machine) -> Machine:
+        phi, y, price, reward = problem
+        return follow_path(phi, y, price, reward, decay, max_iterations)
+
+    def solved(machine: Machine) -> Tensor:
+        return ~machine.unpaid.isnan().squeeze(-1)
+
+    return relay((phi, y, price, reward), [at_most_high, whole], solved)
 
 
 def newton(
-    phi: Tensor, y: Tensor, price: Tensor, decay: Tensor, W: Tensor, lam: Tensor, s: Tensor
+    phi: Tensor, y: Tensor, price: Tensor, decay: Tensor, point: Point
 ) -> Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]:
     """(2) linearised and factorised: a function from c to the step with λ ds + s dλ = −c, as dλ, ds and dW."""
-    v = (lam / s).clamp_max(LARGEST)
+    W, lam, s = point
+    v = (lam / s).clamp_max(STEEPEST)
     total = v.sum(-1, keepdim=True)
     L = cholesky_(hessian(v, phi, decay))
     unpaid = price - lam.sum(-1, keepdim=True)
@@ -191,10 +229,6 @@ def hessian(v: Tensor, phi: Tensor, decay: Tensor) -> Tensor:
     H = (weighted @ phi[:, None, None]).transpose(-3, -2)  # (N, K, d, K, d)
     square = torch.eye(K, dtype=v.dtype, device=v.device) - 1 / (K + 1)  # ‖W‖² in these unknowns
     return (H + square[:, None, :, None] * torch.diag(decay)[:, None, :]).reshape(-1, K * d, K * d)
-
-
-def _where(condition: Tensor, these: tuple[Tensor, ...], those: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return tuple(torch.where(condition, a, b) for a, b in zip(these, those, strict=True))
 
 
 def _column(t: Tensor) -> Tensor:

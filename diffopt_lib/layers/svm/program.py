@@ -1,4 +1,4 @@
-"""The quadratic programs of :mod:`.svm`: with n examples of d features, the dual where n ≤ d, the primal where n > d.
+"""The quadratic programs of :mod:`.layer`: with n examples of d features, the dual where n ≤ d, the primal where n > d.
 
 All are in units in which the features have length 1 at most, and both machines are of one form,
 
@@ -45,7 +45,7 @@ def head_by_primal(
         machine = approximate(x, labels, n_classes, prices, reward, max_iterations=options["max_iterations"])
         V = (basis.mT @ machine.weights).flatten(-2)
         prices = torch.minimum(prices, machine.unpaid)
-        init, before = start(V, machine, labels, 1 / largest(prices)), machine.iterations
+        init, before = start(V, machine, labels, 1 / price_unit(prices)), machine.iterations
     E = wishes(labels, n_classes, x) @ basis
     rows = (E.unsqueeze(-1) * repeat(x, n_classes - 1, -2).unsqueeze(-2)).flatten(-2)
     v, lam, program = solve_primal(rows, x.new_ones(rows.shape[-1]), prices, reward, init=init, **options)
@@ -83,7 +83,7 @@ def linear_by_primal(
         machine = approximate(x, classes, 2, prices / 2, reward, bias=True, max_iterations=most)
         difference = machine.weights[..., 1, :] - machine.weights[..., 0, :]
         prices = torch.minimum(prices, 2 * machine.unpaid)
-        init, before = start(difference, machine, classes, 2 / largest(prices)), machine.iterations
+        init, before = start(difference, machine, classes, 2 / price_unit(prices)), machine.iterations
     rows = y.unsqueeze(-1) * torch.cat([x, torch.ones_like(x[..., :1])], dim=-1)
     decay = torch.cat([x.new_ones(d), x.new_zeros(1)])
     v, lam, program = solve_primal(rows, decay, prices, reward, init=init, **options)
@@ -112,7 +112,7 @@ def solve_primal(
     The objective is divided by the largest cᵢ where that is more than 1, so that no multiplier is.
     """
     (M, D), n = rows.shape[-2:], prices.shape[-1]
-    scale, reward, xi = largest(prices), reward.unsqueeze(-1), identity(n, rows)
+    scale, reward, xi = price_unit(prices), reward.unsqueeze(-1), identity(n, rows)
     Q = torch.diag(torch.cat([decay, decay.new_zeros(n)])) / scale.unsqueeze(-1)
     p = torch.cat([torch.zeros_like(prices[..., :1]).expand(*prices.shape[:-1], D), prices / scale], dim=-1)
     wish = torch.cat([-rows, -repeat(xi, M // n, -2).expand(*rows.shape[:-1], n)], dim=-1)
@@ -130,7 +130,7 @@ def start(weights: Tensor, machine: Machine, labels: Tensor, unit: Tensor) -> QP
     multipliers = unit * torch.cat([lam.flatten(-2), own.squeeze(-1)], dim=-1)
     slack = torch.cat([s.flatten(-2), xi], dim=-1).clamp_min(0)
     unknown = torch.full_like(xi[..., 0], torch.nan)
-    return QPSolution(torch.cat([weights, xi], dim=-1), xi[..., :0], multipliers, slack, *[unknown] * 4)
+    return QPSolution(torch.cat([weights, xi], dim=-1), xi[..., :0], multipliers, slack, *[unknown] * 7)
 
 
 def wishes(labels: Tensor, n_classes: int, like: Tensor) -> Tensor:
@@ -139,7 +139,7 @@ def wishes(labels: Tensor, n_classes: int, like: Tensor) -> Tensor:
     return (own - other).flatten(-3, -2)
 
 
-def largest(prices: Tensor) -> Tensor:
+def price_unit(prices: Tensor) -> Tensor:
     """The largest price if it is more than 1, ``(*batch, 1)``, held constant: it is but a unit."""
     return prices.detach().amax(-1, keepdim=True).clamp_min(1)
 
