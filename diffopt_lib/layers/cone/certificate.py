@@ -31,23 +31,25 @@ NOTHING = 1e-14
 
 def proves_infeasible(program: Program, y: Tensor, cones: Cones) -> Tensor:
     """Whether y ``(B, m)`` proves that no x has b − Ax in K, ``(B,)``."""
-    c, A, b, _ = program
+    _, A, b, _ = program
+    y, finite = torch.nan_to_num(y, 0, 0, 0), torch.isfinite(y).all(-1)
     outside = project_rows(-y, cones)  # y = Π_{K*}(y) − Π_K(−y)
     off = torch.maximum(
         _relative(times(A.mT, y), times(A.abs().mT, y.abs())), _relative(outside, largest_of_cones(y.abs(), cones))
     )
-    return _proven(off, dot(b, y), dot(b.abs(), y.abs()), _rounding(A))
+    return finite & _proven(off, dot(b, y), dot(b.abs(), y.abs()), _rounding(A))
 
 
 def proves_unbounded(program: Program, x: Tensor, cones: Cones) -> Tensor:
     """Whether x ``(B, n)`` is a direction in which the program improves for ever, ``(B,)``."""
     c, A, _, P = program
+    x, finite = torch.nan_to_num(x, 0, 0, 0), torch.isfinite(x).all(-1)
     s = -times(A, x)
     outside = s - project_rows(s, cones)
     off = _relative(outside, largest_of_cones(times(A.abs(), x.abs()), cones))
     if P is not None:
         off = torch.maximum(off, _relative(times(P, x), times(P.abs(), x.abs())))
-    return _proven(off, dot(c, x), dot(c.abs(), x.abs()), _rounding(A))
+    return finite & _proven(off, dot(c, x), dot(c.abs(), x.abs()), _rounding(A))
 
 
 def _relative(left: Tensor, terms: Tensor) -> Tensor:

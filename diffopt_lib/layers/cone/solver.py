@@ -29,6 +29,7 @@ from .scaling import Scaling, balance, equilibrate
 
 # The residuals at which the path is left for refinement, if that succeeds; the last is where it ends.
 TARGETS = (1e-5, 1e-8, 1e-11, 0.0)
+ROUNDING = 1e-9  # how negative an eigenvalue of P may be, relative to its largest entry
 AT_THE_END = 1e-10  # a violation that counts as rounding where the path has gone as far as the arithmetic does
 
 
@@ -88,9 +89,19 @@ def _prepare(given: Program, guess: Tensor, cones: Cones, warm: bool) -> Problem
     E = torch.where(cones.without_bound(given.b), 0, E)
     scaling = balance(given, E, F, cones)
     program = scaling.of(given)
+    _check_curvature(program.P)
     x, v = guess.split((given.A.shape[-1], given.A.shape[-2]), dim=-1)
     y = v + project_rows(-v, cones) if warm else v
     return Problem(given, program, magnitudes(program), scaling, scaling.scale(Triple(x, y, y - v)))
+
+
+def _check_curvature(P: Tensor | None) -> None:
+    if P is None:
+        return
+    size = P.diagonal(dim1=-2, dim2=-1).abs().amax(-1, keepdim=True)
+    shifted = P + torch.diag_embed((ROUNDING * size + torch.finfo(P.dtype).tiny).expand(P.shape[:-1]))
+    if (torch.linalg.cholesky_ex(shifted).info > 0).any():
+        raise ValueError("P must be positive semidefinite, got a matrix with a negative eigenvalue")
 
 
 def _from_guess(problem: Problem, cones: Cones, warm: bool) -> Found:
