@@ -77,7 +77,7 @@ def sharpen_infeasible(program: Program, y: Tensor, cones: Cones) -> Tensor:
         near, slope = linearise(v, cones)
         H = M.mT @ slope.D.times(M)
         v = v + times(M, _solve(H, (right - times(M.mT, near)).unsqueeze(-1)).squeeze(-1))
-    return _rounded(linearise(v, cones)[0])
+    return linearise(v, cones)[0]
 
 
 def sharpen_unbounded(program: Program, x: Tensor, cones: Cones) -> Tensor:
@@ -91,10 +91,10 @@ def sharpen_unbounded(program: Program, x: Tensor, cones: Cones) -> Tensor:
             H, g = H + P @ P, g + times(P, times(P, x))
         along, of_c = _solve(H, torch.stack([-g, c], dim=-1)).unbind(-1)
         x = x + along - ((1 + dot(c, x) + dot(c, along)) / dot(c, of_c)).unsqueeze(-1) * of_c
-    return _rounded(x)
+    return x
 
 
-def _rounded(v: Tensor) -> Tensor:
+def rounded(v: Tensor) -> Tensor:
     """v without the entries that are rounding errors of others: an equation that has only such terms needs zeros."""
     return torch.where(v.abs() > NOTHING * largest(v).unsqueeze(-1), v, 0)
 
