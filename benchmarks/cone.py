@@ -1,6 +1,7 @@
 """Cone programs as layers: forward and backward, with the gradient of every parameter.
 
-One case for each kind of cone, one for a product of all of them, and the product again for growing batches.
+One case for each kind of cone, one for a product of all of them, the same for small batches, and the product again for
+growing ones.
 """
 
 from __future__ import annotations
@@ -145,12 +146,13 @@ METHODS = [
 
 
 def cases(quick: bool) -> list[Case]:
-    """Each kind of cone, and growing batches of a product of all."""
+    """Each kind of cone, also for one program and for eight, and growing batches of a product of all."""
     if quick:
         return [Case("quick", {"batch": 2} | sizes, torch.float64) for sizes in KINDS.values()]
     kinds = [Case("table", {"batch": 32} | sizes, torch.float64) for sizes in KINDS.values()]
     batches = [Case("by batch", {"batch": batch, "n": 20} | PRODUCT, torch.float64) for batch in (1, 8, 32, 128)]
-    return kinds + batches + [Case("table", {"batch": 32} | sizes, torch.float32) for sizes in KINDS.values()]
+    small = [Case("small", {"batch": batch} | sizes, torch.float64) for batch in (1, 8) for sizes in KINDS.values()]
+    return kinds + batches + small + [Case("table", {"batch": 32} | sizes, torch.float32) for sizes in KINDS.values()]
 
 
 def targets(device: str) -> list[dict[str, Any]]:

@@ -31,23 +31,25 @@ NOTHING = 1e-14
 
 def proves_infeasible(program: Program, y: Tensor, cones: Cones) -> Tensor:
     """Whether y ``(B, m)`` proves that no x has b − Ax in K, ``(B,)``."""
-    c, A, b, _ = program
+    _, A, b, _ = program
+    y, finite = torch.nan_to_num(y, 0, 0, 0), torch.isfinite(y).all(-1)
     outside = project_rows(-y, cones)  # y = Π_{K*}(y) − Π_K(−y)
     off = torch.maximum(
         _relative(times(A.mT, y), times(A.abs().mT, y.abs())), _relative(outside, largest_of_cones(y.abs(), cones))
     )
-    return _proven(off, dot(b, y), dot(b.abs(), y.abs()), _rounding(A))
+    return finite & _proven(off, dot(b, y), dot(b.abs(), y.abs()), _rounding(A))
 
 
 def proves_unbounded(program: Program, x: Tensor, cones: Cones) -> Tensor:
     """Whether x ``(B, n)`` is a direction in which the program improves for ever, ``(B,)``."""
     c, A, _, P = program
+    x, finite = torch.nan_to_num(x, 0, 0, 0), torch.isfinite(x).all(-1)
     s = -times(A, x)
     outside = s - project_rows(s, cones)
     off = _relative(outside, largest_of_cones(times(A.abs(), x.abs()), cones))
     if P is not None:
         off = torch.maximum(off, _relative(times(P, x), times(P.abs(), x.abs())))
-    return _proven(off, dot(c, x), dot(c.abs(), x.abs()), _rounding(A))
+    return finite & _proven(off, dot(c, x), dot(c.abs(), x.abs()), _rounding(A))
 
 
 def _relative(left: Tensor, terms: Tensor) -> Tensor:
@@ -75,7 +77,7 @@ def sharpen_infeasible(program: Program, y: Tensor, cones: Cones) -> Tensor:
         near, slope = linearise(v, cones)
         H = M.mT @ slope.D.times(M)
         v = v + times(M, _solve(H, (right - times(M.mT, near)).unsqueeze(-1)).squeeze(-1))
-    return _rounded(linearise(v, cones)[0])
+    return linearise(v, cones)[0]
 
 
 def sharpen_unbounded(program: Program, x: Tensor, cones: Cones) -> Tensor:
@@ -89,10 +91,10 @@ def sharpen_unbounded(program: Program, x: Tensor, cones: Cones) -> Tensor:
             H, g = H + P @ P, g + times(P, times(P, x))
         along, of_c = _solve(H, torch.stack([-g, c], dim=-1)).unbind(-1)
         x = x + along - ((1 + dot(c, x) + dot(c, along)) / dot(c, of_c)).unsqueeze(-1) * of_c
-    return _rounded(x)
+    return x
 
 
-def _rounded(v: Tensor) -> Tensor:
+def rounded(v: Tensor) -> Tensor:
     """v without the entries that are rounding errors of others: an equation that has only such terms needs zeros."""
     return torch.where(v.abs() > NOTHING * largest(v).unsqueeze(-1), v, 0)
 

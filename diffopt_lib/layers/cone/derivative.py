@@ -100,7 +100,7 @@ def solve_derivative(operator: LinearOperator, rhs: Tensor, cones: Cones, singul
     kkt = factorise(A, P, linearise(v, cones, near)[1])
     # The second row of (2) has the sign of the residual, that of :mod:`.kkt` the opposite one.
     right = (rhs[..., :n, None], sign * rhs[..., n:, None])
-    (p, q), error = kkt.solve_to_rounding(right, operator.transposed)
+    (p, q), error = kkt.refined(right, operator.transposed)
     if _unsolved(error, largest(rhs)).any():
         return _solve_dense(operator, rhs, cones, singular)
     return torch.cat([p, -sign * q], dim=-2).squeeze(-1)

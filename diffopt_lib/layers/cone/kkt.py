@@ -63,18 +63,18 @@ class KKT:
     def multiply_transposed(self, p: Tensor, q: Tensor) -> Pair:
         return self._with_curvature(-self.A.mT @ q, p), q + self.D.times(self.A @ p - q)
 
-    def solve_to_rounding(self, right: Pair, transposed: bool, rounds: int = 3) -> tuple[Pair, Tensor]:
-        """The solution of (1) or its transpose by iterative refinement, for one right-hand side, and the largest entry
-        of what is left of that ``(B,)``."""
+    def refined(self, right: Pair, transposed: bool, rounds: int = 2) -> tuple[Pair, Tensor]:
+        """The solution of (1) or its transpose for one right-hand side by iterative refinement, of so many rounds or
+        until nothing is left, and the largest entry of what is left ``(B,)``."""
         solve, multiply = (
             (self.solve_transposed, self.multiply_transposed) if transposed else (self.solve, self.multiply)
         )
-        size = _largest(*right)
         u, w = solve(*right)
-        for k in range(rounds):
-            left = tuple(r - product for r, product in zip(right, multiply(u, w), strict=True))
+        for k in range(rounds + 1):
+            of_u, of_w = multiply(u, w)
+            left = right[0] - of_u, right[1] - of_w
             error = _largest(*left)
-            if k == rounds - 1 or not (error > ROUNDING * size).any():
+            if k == rounds or not (error > ROUNDING * _largest(*right)).any():
                 break
             more_u, more_w = solve(*left)
             u, w = u + more_u, w + more_w

@@ -19,7 +19,10 @@ from .program import Program, Triple, equations, violation
 
 ROUNDING = 16 * torch.finfo(torch.float64).eps
 CONFIRMED = 1e-13  # a violation at which Newton's method has converged
-PATIENCE = 2  # steps that may make it worse before that, because they lead to another piece of the map
+# Before that, some steps may make it worse, because they lead to another piece of the map: few of them at first, more
+# where it is NEAR, and goes to and fro between pieces that differ by little.
+NEAR = 1e-7
+PATIENCE, PATIENCE_NEAR = 2, 8
 
 
 class Iterate(NamedTuple):
@@ -52,7 +55,7 @@ class State(NamedTuple):
 
 
 def refine(
-    program: Program, size: Program, start: Triple, cones: Cones, limit: int = 10
+    program: Program, size: Program, start: Triple, cones: Cones, limit: int = 15
 ) -> tuple[Triple, Tensor, Tensor]:
     """Newton steps from x and v = y − s, for each element as long as they bring its residual down.
 
@@ -63,7 +66,8 @@ def refine(
     """
 
     def look(state: State, k: int) -> tuple[State, Tensor, tuple[Triple, Tensor, Tensor]]:
-        in_vain = state.vain > torch.where(state.error <= CONFIRMED, 0, PATIENCE)
+        patience = torch.where(state.error <= NEAR, PATIENCE_NEAR, PATIENCE)
+        in_vain = state.vain > torch.where(state.error <= CONFIRMED, 0, patience)
         stop = in_vain | ~(state.error > ROUNDING) | ~torch.isfinite(state.now.error)
         return state, stop, (state.best, state.error, state.steps - state.vain)
 
@@ -71,7 +75,9 @@ def refine(
         program, size, (at, left, _, parts), best, error, steps, vain = state
         n, m = at.x.shape[-1], at.s.shape[-1]
         kkt = factorise(program.A, program.P, slope_of(parts, cones))
-        dx, dv = kkt.solve(-left[:, :n, None], left[:, n : n + m, None])
+        right = (-left[:, :n, None], left[:, n : n + m, None])
+        # The next step corrects the errors of this one, as long as there are steps forward.
+        dx, dv = kkt.refined(right, transposed=False)[0] if vain.any() else kkt.solve(*right)
         x, v = at.x + dx.squeeze(-1), at.y - at.s + dv.squeeze(-1)
         finite = torch.isfinite(x).all(-1) & torch.isfinite(v).all(-1)
         now = Iterate.of(program, size, x, torch.where(finite[:, None], v, 0), cones, at.s)

@@ -19,7 +19,7 @@ from ...batch.rows import relay, scatter, select
 from ...batch.rows import where as choose
 from ...solution import INFEASIBLE, RUNNING, SOLVED, STUCK, UNBOUNDED, failed_indices, raise_failed
 from ..cones.product import Cones, project_rows
-from .certificate import proves_infeasible, proves_unbounded, sharpen_infeasible, sharpen_unbounded
+from .certificate import proves_infeasible, proves_unbounded, rounded, sharpen_infeasible, sharpen_unbounded
 from .embedding import Point, begin
 from .interior import extrapolate, follow
 from .outside import is_quicker, start
@@ -29,6 +29,7 @@ from .scaling import Scaling, balance, equilibrate
 
 # The residuals at which the path is left for refinement, if that succeeds; the last is where it ends.
 TARGETS = (1e-5, 1e-8, 1e-11, 0.0)
+ROUNDING = 1e-9  # how negative an eigenvalue of P may be, relative to its largest entry
 AT_THE_END = 1e-10  # a violation that counts as rounding where the path has gone as far as the arithmetic does
 
 
@@ -88,9 +89,19 @@ def _prepare(given: Program, guess: Tensor, cones: Cones, warm: bool) -> Problem
     E = torch.where(cones.without_bound(given.b), 0, E)
     scaling = balance(given, E, F, cones)
     program = scaling.of(given)
+    _check_curvature(program.P)
     x, v = guess.split((given.A.shape[-1], given.A.shape[-2]), dim=-1)
     y = v + project_rows(-v, cones) if warm else v
     return Problem(given, program, magnitudes(program), scaling, scaling.scale(Triple(x, y, y - v)))
+
+
+def _check_curvature(P: Tensor | None) -> None:
+    if P is None:
+        return
+    size = P.diagonal(dim1=-2, dim2=-1).abs().amax(-1, keepdim=True)
+    shifted = P + torch.diag_embed((ROUNDING * size + torch.finfo(P.dtype).tiny).expand(P.shape[:-1]))
+    if (torch.linalg.cholesky_ex(shifted).info > 0).any():
+        raise ValueError("P must be positive semidefinite, got a matrix with a negative eigenvalue")
 
 
 def _from_guess(problem: Problem, cones: Cones, warm: bool) -> Found:
@@ -140,15 +151,25 @@ def _solution(point: Point) -> Triple:
 
 def _proved(problem: Problem, found: Found, cones: Cones) -> Found:
     """Certificates that the point reached is near to, if the program as it was given has them."""
-    program, scaling, (x, y, s, *_) = problem.program, problem.scaling, found.point
+    program, (x, y, *_) = problem.program, found.point
     y = sharpen_infeasible(program, y / -dot(program.b, y)[:, None], cones)
     x = sharpen_unbounded(program, x / -dot(program.c, x)[:, None], cones)
-    certificate = scaling.unscale(Triple(x, y, s))
-    infeasible = proves_infeasible(problem.given, certificate.y, cones)
-    unbounded = proves_unbounded(problem.given, certificate.x, cones)
-    status = torch.where(infeasible, INFEASIBLE, torch.where(unbounded, UNBOUNDED, RUNNING))
-    at = choose(status == RUNNING, found.at, Triple(x, y, found.at.s))
+    sharp = Triple(x, y, found.at.s)
+    scale, unscale, at, status = problem.scaling.scale, problem.scaling.unscale, found.at, found.status
+    for candidate in (_rounded(sharp), sharp, scale(_rounded(unscale(sharp)))):
+        certificate = unscale(candidate)
+        infeasible = proves_infeasible(problem.given, certificate.y, cones)
+        unbounded = proves_unbounded(problem.given, certificate.x, cones)
+        proven = torch.where(infeasible, INFEASIBLE, torch.where(unbounded, UNBOUNDED, RUNNING))
+        at = choose((status == RUNNING) & (proven != RUNNING), candidate, at)
+        status = torch.where(status == RUNNING, proven, status)
+        if (status != RUNNING).all():
+            break
     return found._replace(at=at, status=status)
+
+
+def _rounded(at: Triple) -> Triple:
+    return Triple(rounded(at.x), rounded(at.y), at.s)
 
 
 def _results(problem: Problem, found: Found, cones: Cones) -> tuple[Tensor, ...]:
