@@ -30,7 +30,7 @@ def source_of(text: str) -> tuple[Path, int] | None:
     names = text.split(".")
     for split in range(len(names), 0, -1):  # the module is as much of the name as can be imported
         try:
-            thing = reduce(getattr, names[split:], importlib.import_module(".".join(names[:split])))
+            thing = inspect.unwrap(reduce(getattr, names[split:], importlib.import_module(".".join(names[:split]))))
             return Path(inspect.getfile(thing)).relative_to(ROOT), max(inspect.getsourcelines(thing)[1], 1)
         except (ImportError, AttributeError):
             continue

@@ -108,7 +108,7 @@ def test_chapters_do_not_depend_on_families_they_do_not_use(chapter: str, withou
     assert all((ROOT / "diffopt_lib" / name).exists() for name in without)
     assert not files & set(without)
     assert (
-        {"solution.py", "layers/__init__.py", "widgets/explorer.js"}
+        {"solution.py", "layers/__init__.py", "widgets/explorer.css"}
         <= files
         < {path.relative_to(ROOT / "diffopt_lib").as_posix() for path in files_below(ROOT / "diffopt_lib")}
     )

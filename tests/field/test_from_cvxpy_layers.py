@@ -92,6 +92,17 @@ class TestCasts:
         assert found.dtype == torch.float32
         torch.testing.assert_close(found, exact.float(), rtol=1e-6, atol=1e-9)
 
+    @pytest.mark.parametrize("name", ["least squares", "chain"])
+    def test_autocast_around_the_layer_is_of_no_account(self, name):
+        """Parameters that come in half precision are taken as float32, the problem is solved in double precision."""
+        problem, parameters, variable, (p,) = chain()
+        layer = self.layer() if name == "least squares" else from_cvxpy(problem, parameters, [variable])
+        p = double([0.4, -0.2, 0.9]) if name == "least squares" else p
+        with torch.autocast("cpu", torch.bfloat16):
+            (found,), (half,) = layer(p), layer(p.bfloat16())
+        torch.testing.assert_close(found, layer(p)[0], rtol=0, atol=1e-12)
+        torch.testing.assert_close(half, layer(p.bfloat16().float())[0])
+
     def test_the_constants_follow_to_a_device(self):
         assert self.layer().to("meta").q.constants["value"].device.type == "meta"
 

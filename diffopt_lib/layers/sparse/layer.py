@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from ...autograd.opaque import opaque
+from ...autograd.precision import full_precision
 from ...batch.shapes import align, flatten_whole
 from ...implicit import attach
 from ...solution import INFEASIBLE, SOLVED, STUCK, UNBOUNDED, mark_failures, raise_failed
@@ -62,6 +63,7 @@ class SparseSolution:
     status: Tensor
 
 
+@full_precision
 def solve_sparse(
     P: Tensor,
     q: Tensor,
