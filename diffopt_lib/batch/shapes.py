@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,8 +17,9 @@ def broadcast_batch(arguments: Iterable[Named]) -> torch.Size:
     """The batch dimensions that all the arguments have together."""
     arguments = list(arguments)
     try:
-        return torch.broadcast_shapes(*(t.shape[: t.ndim - dims] for _, t, dims in arguments))
-    except RuntimeError:
+        # numpy's, because torch's loads a computer algebra system when it is first called.
+        return torch.Size(np.broadcast_shapes(*(t.shape[: t.ndim - dims] for _, t, dims in arguments)))
+    except ValueError:
         shown = ", ".join(f"{name} {tuple(t.shape)}" for name, t, _ in arguments)
         raise ValueError(f"the batch dimensions must broadcast against each other, got {shown}") from None
 
