@@ -1,6 +1,7 @@
 """What users of cvxpy layers run into, each rebuilt in our own words; where it was reported stands behind it."""
 
 import copy
+import pickle
 import time
 
 import cvxpy as cp
@@ -82,7 +83,19 @@ class TestCasts:
     def test_copies_are_exact_too(self):
         p = double([0.4, -0.2, 0.9])
         layer = self.layer().half()
-        torch.testing.assert_close(copy.deepcopy(layer)(p)[0], self.layer()(p)[0], rtol=0, atol=0)
+        for copied in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+            torch.testing.assert_close(copied(p)[0], self.layer()(p)[0], rtol=0, atol=0)
+
+    def test_a_layer_with_everything_can_be_pickled(self):
+        """As torch.save and worker processes do it; the copy checks and solves as the original does."""
+        x, Q = cp.Variable(2), cp.Parameter((2, 2), PSD=True, name="Q")
+        constraint = x >= 1
+        layer = from_cvxpy(cp.Problem(cp.Minimize(cp.quad_form(x, Q)), [constraint]), [Q], [x], duals=[constraint])
+        copied = pickle.loads(pickle.dumps(layer))
+        for found, expected in zip(copied(torch.eye(2)), layer(torch.eye(2)), strict=True):
+            torch.testing.assert_close(found, expected)
+        with pytest.raises(ValueError, match="Q must be positive semidefinite"):
+            copied(-torch.eye(2))
 
     def test_single_precision_parameters_meet_exact_constants(self):
         """The equation holds to the precision of the result, for constants of very different size."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,16 +16,24 @@ from ...validate import check_finite, check_floating, values_visible
 CLOSE = 1e-10
 CLOSE_EIGENVALUE = 1e-8
 
-Excess = Callable[[Tensor], Tensor]
+Data = tuple[Tensor, ...]
+
+
+class Rule(NamedTuple):
+    """A word for it, how far a tensor is from it, given what is declared besides, and how far it may be."""
+
+    word: str
+    excess: Callable[[Tensor, Data], Tensor]
+    close: float
 
 
 @dataclass(frozen=True)
 class Declared:
-    """A parameter's name, its shape, and its rules: a word, how far a tensor is from it, and how far it may be."""
+    """A parameter's name, its shape, and its rules: keys of :data:`RULES`, each with what is declared besides."""
 
     name: str
     shape: tuple[int, ...]
-    rules: tuple[tuple[str, Excess, float], ...]
+    rules: tuple[tuple[str, Data], ...]
 
     def check(self, t: Tensor) -> None:
         """Raise a ValueError that names the parameter, what was expected and what came."""
@@ -37,58 +45,72 @@ class Declared:
             raise ValueError(f"{self.name} must have shape ({expected}), got {tuple(t.shape)}")
         if not (values_visible(t) and t.numel()):
             return
-        for word, excess, close in self.rules:
-            worst, size = float(excess(t.detach()).max()), float(t.detach().abs().max())
-            if not worst <= close + 16 * torch.finfo(t.dtype).eps * size * (close > 0):
-                raise ValueError(f"{self.name} must be {word}, as its cvxpy.Parameter is declared; off by {worst:.2g}")
+        values = (
+            t.detach().cpu() if dims else t.detach().cpu().unsqueeze(-1)
+        )  # CVXPY counts a scalar as a vector of one
+        rounding = 16 * torch.finfo(t.dtype).eps * float(values.abs().max())
+        for key, data in self.rules:
+            rule = RULES[key]
+            worst = float(rule.excess(values, data).max())
+            if not worst <= rule.close + rounding * (rule.close > 0):
+                raise ValueError(
+                    f"{self.name} must be {rule.word}, as its cvxpy.Parameter is declared; off by {worst:.2g}"
+                )
 
 
 def declared(parameter: Any) -> Declared:
     """The rules of a parameter."""
-    return Declared(parameter.name(), tuple(parameter.shape), tuple(_rules(parameter)))
-
-
-def _rules(parameter: Any) -> Iterator[tuple[str, Excess, float]]:
     has = parameter.attributes
-    if has["pos"]:
-        yield "positive", lambda t: torch.where(t > 0, 0.0, 1.0), 0.0
-    if has["neg"]:
-        yield "negative", lambda t: torch.where(t < 0, 0.0, 1.0), 0.0
-    if has["nonneg"]:
-        yield "nonnegative", lambda t: -t, CLOSE
-    if has["nonpos"]:
-        yield "nonpositive", lambda t: t, CLOSE
+    rules: list[tuple[str, Data]] = [(key, ()) for key in SIMPLE if has[key]]
+    if has["PSD"] or has["NSD"]:
+        rules.insert(0, ("symmetric", ()))
     if has["bounds"] and not any(hasattr(bound, "parameters") for bound in parameter.bounds):
-        low, high = (_array(bound) for bound in parameter.bounds)
-        yield "at least its lower bound", lambda t: low.to(t) - t, CLOSE
-        yield "at most its upper bound", lambda t: t - high.to(t), CLOSE
-    if has["diag"]:
-        yield "diagonal", lambda t: (t - torch.diag_embed(t.diagonal(dim1=-2, dim2=-1))).abs(), CLOSE
-    if has["symmetric"] or has["PSD"] or has["NSD"]:
-        yield "symmetric", lambda t: (t - t.mT).abs(), CLOSE
-    if has["PSD"]:
-        yield "positive semidefinite", lambda t: -_eigenvalues(t), CLOSE_EIGENVALUE
-    if has["NSD"]:
-        yield "negative semidefinite", lambda t: _eigenvalues(t), CLOSE_EIGENVALUE
-    if has["integer"]:
-        yield "integer", _at(parameter, parameter.integer_idx, lambda t: (t - t.round()).abs()), CLOSE
-    if has["boolean"]:
-        yield "0 or 1", _at(parameter, parameter.boolean_idx, lambda t: torch.minimum(t.abs(), (t - 1).abs())), CLOSE
+        rules += [(key, (_array(bound),)) for key, bound in zip(("lower", "upper"), parameter.bounds, strict=True)]
+    for key in ("integer", "boolean"):
+        if has[key]:
+            rules.append((key, tuple(torch.as_tensor(np.asarray(i)) for i in getattr(parameter, f"{key}_idx"))))
+    return Declared(parameter.name(), tuple(parameter.shape), tuple(rules))
 
 
 def _eigenvalues(t: Tensor) -> Tensor:
     return torch.linalg.eigvalsh(0.5 * (t + t.mT).double())
 
 
+def _off_diagonal(t: Tensor, _: Data) -> Tensor:
+    return (t - torch.diag_embed(t.diagonal(dim1=-2, dim2=-1))).abs()
+
+
+def _from_integer(t: Tensor, index: Data) -> Tensor:
+    some = _at(t, index)
+    return (some - some.round()).abs()
+
+
+def _from_boolean(t: Tensor, index: Data) -> Tensor:
+    some = _at(t, index)
+    return torch.minimum(some.abs(), (some - 1).abs())
+
+
+def _at(t: Tensor, index: Data) -> Tensor:
+    places: tuple[Any, ...] = (..., *index)
+    return t[places]
+
+
 def _array(bound: Any) -> Tensor:
     return torch.as_tensor(np.asarray(bound.toarray() if hasattr(bound, "toarray") else bound, dtype=np.float64))
 
 
-def _at(parameter: Any, places: tuple[np.ndarray, ...], excess: Excess) -> Excess:
-    """The excess of some entries only; CVXPY counts a scalar as a vector of one."""
-    index: tuple[Any, ...] = (..., *(torch.as_tensor(np.asarray(place)) for place in places))
-
-    def of_places(t: Tensor) -> Tensor:
-        return excess((t if parameter.shape else t.unsqueeze(-1))[index])
-
-    return of_places
+SIMPLE = ("pos", "neg", "nonneg", "nonpos", "diag", "symmetric", "PSD", "NSD")
+RULES = {
+    "pos": Rule("positive", lambda t, _: torch.where(t > 0, 0.0, 1.0), 0.0),
+    "neg": Rule("negative", lambda t, _: torch.where(t < 0, 0.0, 1.0), 0.0),
+    "nonneg": Rule("nonnegative", lambda t, _: -t, CLOSE),
+    "nonpos": Rule("nonpositive", lambda t, _: t, CLOSE),
+    "diag": Rule("diagonal", _off_diagonal, CLOSE),
+    "symmetric": Rule("symmetric", lambda t, _: (t - t.mT).abs(), CLOSE),
+    "PSD": Rule("positive semidefinite", lambda t, _: -_eigenvalues(t), CLOSE_EIGENVALUE),
+    "NSD": Rule("negative semidefinite", lambda t, _: _eigenvalues(t), CLOSE_EIGENVALUE),
+    "lower": Rule("at least its lower bound", lambda t, bound: bound[0] - t, CLOSE),
+    "upper": Rule("at most its upper bound", lambda t, bound: t - bound[0], CLOSE),
+    "integer": Rule("integer", _from_integer, CLOSE),
+    "boolean": Rule("0 or 1", _from_boolean, CLOSE),
+}
