@@ -17,8 +17,8 @@ ROOT = Path(os.environ.get("DIFFOPT_SOURCES", Path(__file__).parents[1] / "diffo
 
 # A module imports from its own storey and from those before it.
 STOREYS = (
-    {"autograd", "batch", "solution", "memory", "data", "pretrained"},
-    {"linear", "validate"},
+    {"autograd", "batch", "solution", "data", "pretrained"},
+    {"linear", "validate", "memory"},
     {"implicit", "unroll", "descent", "balancing"},
     {"gradient"},
     {"minimize", "layers", "sensitivity", "poisoning"},

@@ -31,6 +31,7 @@ from torch import Tensor
 
 from ..autograd.opaque import Algorithm, opaque
 from ..autograd.precision import full_precision
+from ..batch.shapes import broadcast_batch
 from ..validate import check_option, check_same_kind, check_vectors, temperature
 from .isotonic import MEANS, isotonic_blocks
 
@@ -185,4 +186,6 @@ def _check(x: Tensor, tau: float | Tensor, regularization: str, name: str = "x")
     """x and τ ``(*batch, 1)`` in float64, and the dtype that the result will have."""
     check_option("regularization", regularization, MEANS)
     check_vectors(x, name)
-    return x.double(), temperature(tau, x, name).double().unsqueeze(-1), x.dtype
+    tau = temperature(tau, x, name).double().unsqueeze(-1)
+    broadcast_batch([(name, x, 1), ("tau", tau, 1)])
+    return x.double(), tau, x.dtype
