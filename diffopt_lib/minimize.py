@@ -20,7 +20,7 @@ from torch import Tensor
 
 from .autograd.closure import make_explicit
 from .autograd.precision import full_precision
-from .batch.shapes import expand_guess
+from .batch.function import start_batch
 from .descent.loop import descend
 from .descent.methods import METHODS, Method
 from .descent.objective import Objective
@@ -81,7 +81,8 @@ def argmin(
         check_callable("solve", solve)
     check_problem(f, y0, x)
     f, hidden, value = make_explicit(f, y0, *x)
-    y0, x = expand_guess(y0, value), (*x, *hidden)
+    x = (*x, *hidden)
+    y0 = start_batch(f, y0, x, value)
     if tolerance is None:
         tolerance = 1e-9 if y0.dtype == torch.float64 else 1e-4
     chosen = METHODS[method]()

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from .autograd.closure import Substitute, make_explicit, pull_back
 from .autograd.precision import full_precision, without_autocast
-from .batch.shapes import expand_guess
+from .batch.function import start_batch
 from .validate import check_count, check_option, check_problem, check_size
 
 State = tuple[Tensor, ...]
@@ -144,8 +144,8 @@ def unroll(
         check_count(name, number)
     check_option("checkpoint", checkpoint, (True, False))
     f, hidden, value = make_explicit(f, y0, *x)
-    y0 = expand_guess(y0, value)
     x = (*x, *hidden)
+    y0 = start_batch(f, y0, x, value)
 
     kept = steps if truncate is None else min(truncate, steps)
     state = (y0, *optimizer.init(y0))

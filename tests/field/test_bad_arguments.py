@@ -171,7 +171,7 @@ def test_torchs_optimizers_are_not_ours():
 def test_a_function_that_returns_no_tensor(run):
     with pytest.raises(ValueError, match="must return a torch tensor, got float"):
         run(f=lambda y, x: 1.0)
-    with pytest.raises(ValueError, match="batch shape of y0"):
+    with pytest.raises(ValueError, match="must have the batch shape of y"):
         run(f=lambda y, x: y - x, x=X[0])
 
 
