@@ -48,7 +48,8 @@ def soft_sort(
     become the mean of x, or log mean exp(x) if the regularisation is entropic.
 
     Args:
-        x: ``(*batch, n)``, float32 or float64. The arithmetic is in float64.
+        x: ``(*batch, n)``, float32 or float64. The arithmetic is in float64. −∞ is no mask here: what is not there has
+            no place among n, so leave it out.
         tau: τ > 0, in the units of 1/x; a number or ``(*batch,)``. It gets its gradient too.
         regularization: ``"quadratic"`` or ``"entropic"``.
         descending: the largest first.
