@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from .cone_problems import ConeProgram, clarabel_order, random_cone_program, triangle
-from .method import Case, Forward, Method, by_autograd, cpu_and_double_only, double_only
+from .method import Case, Forward, Method, Pull, by_autograd, cpu_and_double_only, double_only
 
-PRODUCT = {"zero": 4, "nonneg": 10, "soc": [4, 5], "psd": [4], "exp": 3}
-KINDS = {
+PRODUCT: dict[str, Any] = {"zero": 4, "nonneg": 10, "soc": [4, 5], "psd": [4], "exp": 3}
+KINDS: dict[str, dict[str, Any]] = {
     "nonneg": {"n": 20, "zero": 5, "nonneg": 30},
     "soc": {"n": 30, "nonneg": 20, "soc": [10, 10, 10]},
     "psd": {"n": 15, "nonneg": 5, "psd": [8]},
@@ -49,7 +49,7 @@ def diffcp(problem: ConeProgram) -> Forward:
     solver = accurate if max(shape.psd, default=0) > 3 else {"solve_method": "CLARABEL"}
     As, bs, cs = ([data.double().cpu().numpy() for data in parameter] for parameter in problem.parameters)
 
-    def forward() -> tuple[Tensor, object]:
+    def forward() -> tuple[Tensor, Pull]:
         xs, ys, _, _, pull_batch = package.solve_and_derivative_batch(
             [csc_matrix(A) for A in As], bs, cs, [cones] * batch,
             n_jobs_forward=threads, n_jobs_backward=threads, **solver,
@@ -58,8 +58,8 @@ def diffcp(problem: ConeProgram) -> Forward:
         def pull(cotangent: Tensor) -> list[Tensor]:
             zeros = [np.zeros_like(y) for y in ys]
             dA, db, dc = pull_batch(list(cotangent.double().cpu().numpy()), zeros, zeros)
-            dense = np.stack([gradient.toarray() for gradient in dA])
-            return [torch.tensor(np.stack(part)) for part in (dense, db, dc)]
+            dense = [gradient.toarray() for gradient in dA]
+            return [torch.tensor(np.array(part)) for part in (dense, db, dc)]
 
         return torch.tensor(np.stack(xs)), pull
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import clarabel
 import diffcp
@@ -64,14 +65,15 @@ class ConeProgram:
         return self.c.shape
 
     def to(self, device: torch.device, dtype: torch.dtype) -> ConeProgram:
-        return ConeProgram(*(parameter.to(device, dtype) for parameter in self.parameters), self.shape)
+        A, b, c = (parameter.to(device, dtype) for parameter in self.parameters)
+        return ConeProgram(A, b, c, self.shape)
 
     def accuracy(self, y: Tensor, grads: list[Tensor], cotangent: Tensor) -> dict[str, float | str | None]:
         """The worst errors of the solution and of a gradient over the elements that are checked, both relative."""
         solution, wrong = 0.0, dict.fromkeys("Abc", 0.0)
         for i in checked(len(y), CHECKED):
-            data = [to_numpy(parameter[i]) for parameter in self.parameters]
-            x, true = solve_and_differentiate(*data, self.shape, to_numpy(cotangent[i]))
+            A, b, c = (to_numpy(parameter[i]) for parameter in self.parameters)
+            x, true = solve_and_differentiate(A, b, c, self.shape, to_numpy(cotangent[i]))
             solution = max(solution, largest(to_numpy(y[i]) - x) / (1 + largest(x)))
             for name, gradient, t in zip("Abc", grads, true, strict=True):
                 wrong[name] = max(wrong[name], largest(to_numpy(gradient[i]) - t) / largest(*true))
@@ -83,15 +85,16 @@ class ConeProgram:
         }
 
 
-def random_cone_program(batch: int, n: int, seed: int = 0, **cones: int | list[int]) -> ConeProgram:
+def random_cone_program(batch: int, n: int, seed: int = 0, **cones: Any) -> ConeProgram:
     """Strictly feasible, and so is its dual: b = Ax₀ + s₀ and c = −Aᵀz₀ with s₀, z₀ inside K and K*."""
-    shape = Shape(**{kind: tuple(rows) if isinstance(rows, list) else rows for kind, rows in cones.items()})
+    cones = {kind: tuple(rows) if isinstance(rows, list) else rows for kind, rows in cones.items()}
+    shape = Shape(**cones)
     rng = np.random.default_rng(seed)
     A = rng.standard_normal((batch, shape.rows, n)) / np.sqrt(n)
     x = rng.standard_normal((batch, n))
     s, z = (np.stack([interior_point(shape, rng, dual) for _ in range(batch)]) for dual in (False, True))
     b = np.einsum("bij,bj->bi", A, x) + s
-    return ConeProgram(*map(torch.tensor, (A, b, -np.einsum("bij,bi->bj", A, z))), shape)
+    return ConeProgram(torch.tensor(A), torch.tensor(b), torch.tensor(-np.einsum("bij,bi->bj", A, z)), shape)
 
 
 def interior_point(shape: Shape, rng: np.random.Generator, dual: bool) -> np.ndarray:

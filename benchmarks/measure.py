@@ -71,7 +71,7 @@ def take_turns(
         seconds: after which a method takes no further turn, warm-up aside.
     """
     timings = {name: Timing() for name in methods}
-    forwards = {}
+    forwards: dict[str, Forward] = {}
     threads = torch.get_num_threads()
 
     def turn(timing: Timing, name: str) -> None:

@@ -20,8 +20,11 @@ Forward = Callable[[], tuple[Tensor, Pull]]
 class Problem(Protocol):
     """A batch of problems with known solutions."""
 
-    parameters: list[Tensor]
-    y_shape: torch.Size
+    @property
+    def parameters(self) -> list[Tensor]: ...
+
+    @property
+    def y_shape(self) -> torch.Size: ...
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Problem: ...
 

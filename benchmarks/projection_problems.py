@@ -108,13 +108,17 @@ def off_balance(y: np.ndarray, exact: np.ndarray) -> list[np.ndarray]:
 # The references. Each takes one x and gives y, and the function that takes a cotangent g to the gradient of gᵀy.
 
 
+def extended(values: np.ndarray) -> np.ndarray:
+    """In extended precision."""
+    return values.astype(np.longdouble)
+
+
 def top_k(x: np.ndarray, k: int, tau: float) -> Reference:
     """yᵢ = σ(xᵢ/τ + ν) with Σ y = k: a bracketed root, then Newton's method in extended precision."""
-    a = x / tau
-    shift = scipy.special.logit(k / len(x))
-    bracket = shift - a.max() - 1e-6, shift - a.min() + 1e-6
-    root = scipy.optimize.brentq(lambda nu: scipy.special.expit(a + nu).sum() - k, *bracket, xtol=1e-14)
-    a, nu = np.longdouble(x) / np.longdouble(tau), np.longdouble(root)
+    shift, rough = scipy.special.logit(k / len(x)), x / tau
+    bracket = shift - rough.max() - 1e-6, shift - rough.min() + 1e-6
+    root = scipy.optimize.brentq(lambda nu: scipy.special.expit(rough + nu).sum() - k, *bracket, xtol=1e-14)
+    a, nu = extended(x) / np.longdouble(tau), np.longdouble(root)
     for _ in range(5):
         y = scipy.special.expit(a + nu)
         d = y * scipy.special.expit(-a - nu)
@@ -124,7 +128,7 @@ def top_k(x: np.ndarray, k: int, tau: float) -> Reference:
 
 def sparsemax(x: np.ndarray, tau: float) -> Reference:
     """max(xᵢ/τ − θ, 0), where θ follows from the sorted entries."""
-    a = np.longdouble(x) / np.longdouble(tau)
+    a = extended(x) / np.longdouble(tau)
     descending = np.sort(a)[::-1]
     excess = descending.cumsum() - 1
     size = np.flatnonzero(descending * np.arange(1, len(a) + 1) > excess)[-1] + 1
@@ -136,7 +140,7 @@ def sparsemax(x: np.ndarray, tau: float) -> Reference:
 def soft_rank(x: np.ndarray, tau: float) -> Reference:
     """z = x/τ in descending order less the isotonic regression of its difference to (n, …, 1)."""
     order = np.argsort(-x, kind="stable")
-    s, w = np.longdouble(x[order]) / np.longdouble(tau), np.arange(len(x), 0, -1)
+    s, w = extended(x[order]) / np.longdouble(tau), np.arange(len(x), 0, -1)
     pool = pooling(s, w)
     back = np.argsort(order)
     return (s - pool(s) + pool(w))[back], lambda g: (g[order] - pool(g[order]))[back] / tau
@@ -145,7 +149,7 @@ def soft_rank(x: np.ndarray, tau: float) -> Reference:
 def soft_sort(x: np.ndarray, tau: float) -> Reference:
     """The same with (n, …, 1)/τ in the place of z, and x in descending order in that of (n, …, 1); then reversed."""
     order = np.argsort(-x, kind="stable")
-    s, w = np.arange(len(x), 0, -1) / np.longdouble(tau), np.longdouble(x[order])
+    s, w = np.arange(len(x), 0, -1) / np.longdouble(tau), extended(x[order])
     pool = pooling(s, w)
     back = np.argsort(order)
     return (s - pool(s) + pool(w))[::-1], lambda g: pool(g[::-1])[back]
@@ -153,11 +157,11 @@ def soft_sort(x: np.ndarray, tau: float) -> Reference:
 
 def pooling(s: np.ndarray, w: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     """The means over the blocks of the descending isotonic regression of s − w."""
-    borders = scipy.optimize.isotonic_regression(np.float64(s - w), increasing=False).blocks
+    borders = scipy.optimize.isotonic_regression((s - w).astype(np.float64), increasing=False).blocks
     sizes = np.diff(borders)
 
     def pool(values: np.ndarray) -> np.ndarray:
-        return np.repeat(np.add.reduceat(np.longdouble(values), borders[:-1]) / sizes, sizes)
+        return np.repeat(np.add.reduceat(extended(values), borders[:-1]) / sizes, sizes)
 
     return pool
 
@@ -179,7 +183,7 @@ def doubly_stochastic(S: np.ndarray, tau: float) -> Reference:
 
 
 def scaled(S: np.ndarray, u: np.ndarray, v: np.ndarray, tau: float) -> np.ndarray:
-    return np.exp(np.longdouble(S) / np.longdouble(tau) + np.longdouble(u)[:, None] + np.longdouble(v))
+    return np.exp(extended(S) / np.longdouble(tau) + extended(u)[:, None] + extended(v))
 
 
 def solve_sums(P: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -215,7 +219,7 @@ def minimizer(scores: np.ndarray, start: np.ndarray) -> np.ndarray:
     return scipy.optimize.minimize(value, start, jac=gradient, hess=hessian, method="trust-exact", options=options).x
 
 
-REFERENCES = {
+REFERENCES: dict[str, Callable[..., Reference]] = {
     "soft_top_k": top_k,
     "sparsemax": sparsemax,
     "soft_rank": soft_rank,

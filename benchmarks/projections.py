@@ -37,10 +37,10 @@ def bracketing(problem: Projection) -> Forward:
 class Bracketing(torch.autograd.Function):
     """The algorithm that came with the limited multi-label projection (Amos, Koltun & Kolter 2019), written anew.
 
-    The authors' package is not on PyPI, where ``lml`` is something else. Their constants are kept: a bracket for the
-    multiplier that reaches 7 beyond the k-th and the next largest score, which takes a sort, and 7 further if that was
-    too high; as many points in it as there are branches; and a width of 1e-4 at which the middle of the bracket is
-    taken as the solution.
+    The authors' package can't be installed by pip, which knows another one as ``lml``. Their constants are kept: a
+    bracket for the multiplier that reaches 7 beyond the k-th and the next largest score, which takes a sort, and 7
+    further if that was too high; as many points in it as there are branches; and a width of 1e-4 at which the middle
+    of the bracket is taken as the solution.
     """
 
     @staticmethod

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .method import Case, Forward, Method, by_autograd, cpu_and_double_only, double_only
+from .method import Case, Forward, Method, Pull, by_autograd, cpu_and_double_only, double_only
 from .qp_problems import QP, random_qp
 
 COLUMNS = ("batch", "n", "inequalities", "equalities")
@@ -66,7 +66,7 @@ def without_equalities(problem: QP, solve) -> Forward:
     """For methods whose backward pass gives no gradient of empty equalities."""
     forward = by_autograd([problem.Q, problem.p, problem.G, problem.h], solve)
 
-    def padded() -> tuple[Tensor, object]:
+    def padded() -> tuple[Tensor, Pull]:
         y, pull = forward()
 
         def pull_padded(cotangent: Tensor) -> list[Tensor]:
@@ -140,7 +140,7 @@ def qpax(problem: QP) -> Forward:
     def to_torch(array) -> Tensor:
         return torch.from_numpy(np.array(array))
 
-    def forward() -> tuple[Tensor, object]:
+    def forward() -> tuple[Tensor, Pull]:
         y, pull = jax.block_until_ready(run_forward(arrays))
 
         def pull_back(cotangent: Tensor) -> list[Tensor]:
@@ -200,13 +200,13 @@ def _case(table: str, sizes: tuple[int, int, int, int], dtype: torch.dtype = tor
     return Case(table, dict(zip(COLUMNS, sizes, strict=True)), dtype)
 
 
-TARGETS = {
+TARGETS: dict[str, dict[tuple[int, int, int, int], float]] = {
     "qpth": dict(zip(TABLE, (4, 4, 3, 2), strict=True)),
     "QPLayer": dict(zip(TABLE, (3, 3, 2, 1), strict=True)),
     "Moreau": dict(zip(TABLE, (1 / 2, 1 / 1.5, 1, 1), strict=True)),
     "cvxpylayers": {TABLE[2]: 10},
 }
-TARGETS_ON_GPU = {"qpth": dict.fromkeys(TABLE, 10)}
+TARGETS_ON_GPU: dict[str, dict[tuple[int, int, int, int], float]] = {"qpth": dict.fromkeys(TABLE, 10)}
 
 
 def targets(device: str) -> list[dict[str, Any]]:

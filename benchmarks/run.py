@@ -81,13 +81,13 @@ def measure(problem: Problem, methods: list[Method], device: torch.device, **tur
     timings = take_turns(forwards, cotangent, waiting_for(device), **turns)
     rows = []
     for method in methods:
-        row = {"method": method.name}
+        row: dict[str, Any] = {"method": method.name}
         if method.name in absent:
             row["missing"] = absent[method.name]
         else:
             timing = timings[method.name]
             row |= timing.summary()
-            if timing.error is None:
+            if timing.y is not None and timing.gradients is not None:
                 row |= problem.accuracy(timing.y, timing.gradients, cotangent)
                 if method.in_torch:
                     row["memory"] = memory(forwards[method.name](), cotangent)

@@ -1,9 +1,11 @@
-"""Shared by all tests: one thread per process, a seeded generator, the real data, and the CUDA marker."""
+"""Shared by all tests: one thread per process, seeds, the real data, and the CUDA marker."""
 
 import os
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from playwright.sync_api import Browser, sync_playwright
@@ -22,6 +24,14 @@ CHROMIUM_FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Every test starts from the same seeds, whatever ran before it: the tests run in random order."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
 
 
 @pytest.fixture

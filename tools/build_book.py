@@ -2,9 +2,9 @@
 
 The sources in `book/` are committed without outputs. They are copied to `.stage`, where nbmake executes every chapter
 whose digest is new and writes the outputs into the copy; Sphinx then builds `_build/html` from the stage and executes
-nothing. A chapter's digest covers the notebook, the whole source of `diffopt_lib`, the results of experiments that lie
-there included, `requirements.txt`, and the folders that the notebook's metadata `diffopt.reads` names. So editing the
-library makes every chapter stale, and a new result the scoreboard.
+nothing. A chapter's digest covers the notebook, the modules of `diffopt_lib` that it imports with all that is behind
+them (`dependencies.py`), `requirements.txt`, and the folders that the notebook's metadata `diffopt.reads` names. So a
+change of a module makes those chapters stale that use it, and a new benchmark the scoreboard.
 """
 
 import hashlib
@@ -22,6 +22,8 @@ from typing import Any
 import nbformat
 import yaml
 
+from tools.dependencies import files_behind, files_below
+
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "_build"
 STAGE = ROOT / ".stage"  # not below _build, because nbmake passes over every notebook there
@@ -32,7 +34,6 @@ HTML_DIGEST = BUILD / "html.digest"
 DEFAULT_TIME_LIMIT = 60.0
 # On a busy machine seconds are longer: DIFFOPT_TIME_FACTOR stretches every limit.
 TIME_FACTOR = float(os.environ.get("DIFFOPT_TIME_FACTOR", "1"))
-NOT_SOURCES = {"__pycache__", ".ipynb_checkpoints"}
 
 
 @dataclass
@@ -47,11 +48,6 @@ class Execution:
 # Digests
 
 
-def files_below(folder: Path) -> list[Path]:
-    """The source files below `folder`, in a fixed order."""
-    return sorted(path for path in folder.rglob("*") if path.is_file() and not NOT_SOURCES & set(path.parts))
-
-
 def digest_of(files: list[Path]) -> str:
     """One SHA-256 digest over the names and contents of `files`."""
     digest = hashlib.sha256()
@@ -62,9 +58,9 @@ def digest_of(files: list[Path]) -> str:
 
 def chapter_digest(chapter: str) -> str:
     """The digest of everything that a chapter's outputs depend on."""
-    folders = ["diffopt_lib", *diffopt_metadata(chapter).get("reads", [])]
-    files = [file for folder in folders for file in files_below(ROOT / folder)]
-    return digest_of([ROOT / chapter, ROOT / "requirements.txt", *files])
+    library = files_behind(code_of(chapter), ROOT / "diffopt_lib")
+    read = [file for folder in diffopt_metadata(chapter).get("reads", []) for file in files_below(ROOT / folder)]
+    return digest_of([ROOT / chapter, ROOT / "requirements.txt", *sorted(library), *read])
 
 
 # Chapters
@@ -80,6 +76,13 @@ def chapters_in_toc() -> list[str]:
 def diffopt_metadata(chapter: str) -> dict[str, Any]:
     """What a notebook says about itself to this program."""
     return nbformat.read(ROOT / chapter, as_version=4).metadata.get("diffopt", {})
+
+
+def code_of(chapter: str) -> str:
+    """The Python in a notebook's cells, without the commands to IPython."""
+    cells = nbformat.read(ROOT / chapter, as_version=4).cells
+    lines = (line for cell in cells if cell.cell_type == "code" for line in cell.source.splitlines())
+    return "\n".join(line for line in lines if not line.lstrip().startswith(("%", "!")))
 
 
 def time_limit(chapter: str) -> float:
@@ -146,7 +149,7 @@ def run_nbmake(stale: list[str], report: Path) -> None:
     longest = max(time_limit(chapter) for chapter in stale)
     command = [sys.executable, "-m", "pytest", "--nbmake", "--overwrite", "-n", "2", "-v", f"--junitxml={report}"]
     command += [f"--nbmake-timeout={int(longest)}", f"--timeout={int(2 * longest)}", "-p", "no:cacheprovider"]
-    command += ["-o", "addopts=", *[str(STAGE / chapter) for chapter in stale]]
+    command += ["-p", "no:randomly", "-o", "addopts=", *[str(STAGE / chapter) for chapter in stale]]
     subprocess.run(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
@@ -208,7 +211,7 @@ def build_html() -> None:
     # Written anew from Sphinx's cache, so that no page stays behind whose source is gone.
     shutil.rmtree(HTML, ignore_errors=True)
     jupyter_book = Path(sys.executable).with_name("jupyter-book")
-    command = [jupyter_book, "build", STAGE, "--path-output", ROOT, "-W", "--keep-going"]
+    command = [str(jupyter_book), "build", str(STAGE), "--path-output", str(ROOT), "-W", "--keep-going"]
     result = subprocess.run(command, cwd=ROOT)
     if result.returncode != 0:
         # A warning is only given when a page is read, so the next build must read every page again.

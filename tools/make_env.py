@@ -1,68 +1,48 @@
 """Create a virtual environment with pip in it: `python3 tools/make_env.py .venv`.
 
-Debian's python3 comes without `ensurepip` (that is the package python3-venv), so `python3 -m venv` fails there.
-Then the environment is made without pip, and pip's own wheel, checked against the digest that PyPI publishes,
-installs itself.
+The pip comes with Python, as `ensurepip`. Debian has that in a package of its own, which is installed first if it is
+missing and we may install it.
 """
 
-import hashlib
+import importlib
 import importlib.util
-import json
+import os
+import shutil
 import subprocess
 import sys
-import tempfile
-import urllib.parse
-import urllib.request
 import venv
 from pathlib import Path
 
-PIP_RELEASES = "https://pypi.org/pypi/pip/json"
-
-
-def download_pip(folder: Path) -> Path:
-    """Fetch the newest pip wheel into `folder`; raise if its SHA-256 is not the published one."""
-    with urllib.request.urlopen(PIP_RELEASES, timeout=60) as answer:
-        files = json.load(answer)["urls"]
-    wheel = next(file for file in files if file["packagetype"] == "bdist_wheel")
-    with urllib.request.urlopen(urllib.parse.urljoin(PIP_RELEASES, wheel["url"]), timeout=60) as answer:
-        content = answer.read()
-    if hashlib.sha256(content).hexdigest() != wheel["digests"]["sha256"]:
-        raise RuntimeError(f"{wheel['filename']} does not have the SHA-256 digest that PyPI states")
-    path = folder / wheel["filename"]
-    path.write_bytes(content)
-    return path
-
-
-def install_pip(python: Path) -> None:
-    """Let the pip wheel, which Python can run as it is, install itself into the environment of `python`."""
-    with tempfile.TemporaryDirectory() as folder:
-        wheel = download_pip(Path(folder))
-        subprocess.run([python, wheel / "pip", "install", "--quiet", "--no-index", wheel], check=True)
+PACKAGE = f"python{sys.version_info.major}.{sys.version_info.minor}-venv"
 
 
 def has_pip(python: Path) -> bool:
     """Whether the environment of `python` exists and can run pip."""
-    command = [python, "-m", "pip", "--version"]
+    command = [str(python), "-m", "pip", "--version"]
     return python.exists() and subprocess.run(command, capture_output=True).returncode == 0
 
 
-def make_env(folder: Path) -> None:
-    """Create the environment in `folder`, or leave one that works as it is."""
-    python = folder / "bin" / "python"
-    if has_pip(python):
-        return
-    if importlib.util.find_spec("ensurepip"):
-        venv.create(folder, with_pip=True, clear=True)
-    else:
-        venv.create(folder, with_pip=False, clear=True)
-        install_pip(python)
+def install_ensurepip() -> None:
+    """Install Debian's package of it, where that can be done."""
+    if os.geteuid() == 0 and shutil.which("apt-get"):
+        environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+        subprocess.run(["apt-get", "update", "-q"], env=environment)
+        subprocess.run(["apt-get", "install", "-q", "-y", PACKAGE], env=environment)
+        importlib.invalidate_caches()
 
 
 def main() -> None:
     if sys.version_info < (3, 11):  # noqa: UP036 - this file is what tells an older Python so
         sys.exit(f"The book needs Python 3.11 or newer, not {sys.version.split()[0]}; try: make PYTHON=python3.12 ...")
-    print(f"Creating {sys.argv[1]} ...", flush=True)
-    make_env(Path(sys.argv[1]))
+    folder = Path(sys.argv[1])
+    if has_pip(folder / "bin" / "python"):
+        return
+    if importlib.util.find_spec("ensurepip") is None:
+        install_ensurepip()
+    if importlib.util.find_spec("ensurepip") is None:
+        sys.exit(f"This Python has no ensurepip; install it (Debian's package {PACKAGE}) and try again.")
+    print(f"Creating {folder} ...", flush=True)
+    venv.create(folder, with_pip=True, clear=True)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Reproductions of published results: one module each, run with ``python -m diffopt_lib.experiments``.
 
 An experiment is a function of a :class:`~diffopt_lib.experiments.harness.experiment.Run` that returns figures and
-weights. The :mod:`.harness` around it gives it a progress bar, checkpoints it can resume from, several processes under ``torchrun``, and a
-result file that says how its figures were obtained.
+weights. The :mod:`.harness` around it gives it a progress bar, checkpoints it can resume from, several processes under
+``torchrun``, and a result file that says how its figures were obtained.
 
 To add one, write a module here that ends in ``EXPERIMENT = Experiment(...)``, and name it in :data:`MODULES`.
 """

@@ -23,7 +23,7 @@ from ..data.files import cache_folder, write_whole
 from . import find, names
 from .harness.distributed import join_processes
 from .harness.experiment import Experiment, Outcome, Run
-from .harness.provenance import command_line
+from .harness.provenance import code_behind, command_line
 from .harness.results import RESULTS, describe, read_result, write_result
 
 SETTINGS = "settings.json"
@@ -203,7 +203,7 @@ def how(result: dict | None) -> str:
     whole = "" if result["complete"] else ", stopped before the end"
     return (
         f"{origin['date'][:10]}, seed {origin['seed']}, {origin['seconds']:.0f} s on {hardware['processor']} "
-        f"({hardware['device']}, {hardware['threads']} threads){whole}: {origin['command']}"
+        f"({hardware['device']}, {hardware['threads']} threads){whole}: {origin['command']} ({code_behind(origin)})"
     )
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from diffopt_lib.widgets import figure as drawing
 from diffopt_lib.widgets.bake import Baked, Solve, Solver, bake, entries
 from diffopt_lib.widgets.controls import Choice, Control, Pad, complete, plain
+from diffopt_lib.widgets.javascript import bundle
 from diffopt_lib.widgets.marks import Mark
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Explorer(anywidget.AnyWidget):
         ValueError: unknown names, an array a mark cannot draw or that changes its shape, a table beyond the limit.
     """
 
-    _esm = HERE / "explorer.js"
+    _esm = bundle() + "export default { render };"
     _css = HERE / "explorer.css"
 
     def __init__(
@@ -153,7 +154,7 @@ class Explorer(anywidget.AnyWidget):
             f'<div class="diffopt-explorer" data-static>'
             f'<img src="{self.picture}" alt="{html.escape(self.description)}">'
             f'<script type="application/json">{data}</script></div>'
-            f'<script type="module">{read("explorer.js")}\nmountAll(document);</script>'
+            f'<script type="module">{bundle()}\nmountAll(document);</script>'
         )
 
     def _repr_mimebundle_(self, **kwargs) -> tuple[dict, dict]:

@@ -56,7 +56,7 @@ def test_wheel_holds_every_file_of_the_library(wheel: zipfile.ZipFile) -> None:
         if path.suffix in (".py", ".js", ".css", ".json", ".safetensors", ".npz", ".typed"):
             assert path.relative_to(ROOT).as_posix() in names
     assert "diffopt_lib/py.typed" in names
-    assert "diffopt_lib/widgets/explorer.js" in names
+    assert "diffopt_lib/widgets/js/view.js" in names
     assert {name.partition("/")[0] for name in names} == {"diffopt_lib", "diffopt_lib-0.1.0.dist-info"}
 
 
@@ -64,3 +64,19 @@ def test_wheel_needs_torch_numpy_and_scipy_only(wheel: zipfile.ZipFile) -> None:
     metadata = wheel.read("diffopt_lib-0.1.0.dist-info/METADATA").decode()
     required = [line for line in metadata.splitlines() if line.startswith("Requires-Dist:") and "extra ==" not in line]
     assert sorted(line.split()[1].split(">")[0] for line in required) == ["numpy", "scipy", "torch"]
+
+
+# The hosts of package registries, in pieces, so that they do not stand here either.
+REGISTRIES = [
+    ".".join(parts) for parts in (("pypi", "org"), ("pythonhosted", "org"), ("npmjs", "org"), ("anaconda", "org"))
+]
+REGISTRIES += [".".join(parts) for parts in (("download", "pytorch", "org"), ("yarnpkg", "com"), ("jsdelivr", "net"))]
+
+
+def test_no_file_names_the_host_of_a_package_registry() -> None:
+    """Where packages come from is the affair of whoever installs them."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode != 0:
+        pytest.skip("not a git checkout")
+    texts = {name: (ROOT / name).read_bytes().decode(errors="ignore") for name in listed.stdout.split("\0") if name}
+    assert [(name, host) for name, text in texts.items() for host in REGISTRIES if host in text] == []

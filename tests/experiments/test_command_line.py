@@ -14,7 +14,7 @@ import torch
 import diffopt_lib
 from diffopt_lib import experiments, pretrained
 from diffopt_lib.experiments import Outcome, __main__, find, names
-from diffopt_lib.experiments.harness.provenance import command_line, git_commit, version
+from diffopt_lib.experiments.harness.provenance import code_behind, command_line, git_commit, library_digest, version
 from diffopt_lib.experiments.harness.results import describe, read_result
 
 FOLDERS = ["--output", "out", "--checkpoints", "checkpoints"]
@@ -65,7 +65,7 @@ def test_run_writes_result_and_weights(command, tmp_path, capsys):
     origin = result["provenance"]
     assert origin["seed"] == 5 and origin["processes"] == 1 and origin["budget"] is None
     assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00$", origin["date"])
-    assert origin["command"].endswith("run line --seed 5 --device cpu --output out --checkpoints checkpoints")
+    assert origin["command"].endswith("run line --seed 5 --device cpu")
     assert origin["versions"]["torch"] == torch.__version__ and origin["versions"]["python"]
     assert origin["hardware"]["device"] == "cpu" and origin["hardware"]["threads"] == torch.get_num_threads()
     assert origin["commit"] is None or re.match(r"[0-9a-f]{12}\+?$", origin["commit"])
@@ -193,14 +193,28 @@ def test_ctrl_c_says_how_to_go_on(command, line, monkeypatch, capsys):
 
 
 def test_commands_are_as_one_would_type_them(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["x", "run", "line", "--output", "a folder"])
+    monkeypatch.setattr(sys, "argv", ["x", "run", "line", "--device", "cuda 1", "--checkpoints", "a/b", "--output=c"])
     monkeypatch.setattr(sys.modules["__main__"], "__spec__", SimpleNamespace(name="package.experiments.__main__"))
     for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
-    assert command_line() == "python -m package.experiments run line --output 'a folder'"
+    assert command_line() == "python -m package.experiments run line --device 'cuda 1'"
     monkeypatch.setenv("WORLD_SIZE", "8")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     assert command_line().startswith("torchrun --nnodes 2 --nproc-per-node 4 -m package.experiments run line")
+
+
+def test_a_result_says_with_which_code_it_was_computed():
+    now = {"commit": "0123456789ab", "sources": library_digest()}
+    assert code_behind(now) == "commit 0123456789ab"
+    assert code_behind(now | {"commit": "0123456789ab+"}) == "commit 0123456789ab with changes that were not committed"
+    assert code_behind(now | {"commit": None}) == "no commit"
+    assert code_behind(now | {"sources": "ba9876543210"}) == "commit 0123456789ab; the library has changed since"
+    assert code_behind({"commit": "0123456789ab"}) == "commit 0123456789ab; the library has changed since"
+
+
+@pytest.mark.parametrize("name", names())
+def test_shipped_commands_name_no_folder_of_a_machine(name):
+    assert "/" not in read_result(name)["provenance"]["command"]
 
 
 def test_an_outcome_must_have_the_published_figures(line, run):

@@ -61,7 +61,7 @@ def test_ctrl_c_finishes_the_step_and_resuming_gives_the_same_bits(run, whole, a
 
 
 def test_a_crash_goes_on_from_the_last_checkpoint(run, whole, monkeypatch):
-    monkeypatch.setattr("diffopt_lib.experiments.training.SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    monkeypatch.setattr("diffopt_lib.experiments.harness.training.SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     steps = 0
 
     def crash_later(*args, **kwargs):

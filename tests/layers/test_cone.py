@@ -354,7 +354,7 @@ class TestBadInput:
             solve_cone(c, A, b, Cones(nonneg=4))
         with pytest.raises(ValueError, match="A must have at least 2 dimensions"):
             solve_cone(c, b, b, Cones(nonneg=3))
-        with pytest.raises(ValueError, match="the batch dimensions of c, A and b must broadcast"):
+        with pytest.raises(ValueError, match="the batch dimensions must broadcast against each other, got c"):
             solve_cone(c.expand(2, 2), A, b.expand(3, 3), Cones(nonneg=3))
 
     def test_kinds(self):

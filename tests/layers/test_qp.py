@@ -10,9 +10,9 @@ import torch
 
 from diffopt_lib import SolverError
 from diffopt_lib.layers import relu, solve_qp
-from diffopt_lib.layers.qp.derivative import flatten
 from diffopt_lib.layers.qp.dual import solve_dual
-from diffopt_lib.layers.qp.interior import interior_point, kkt_error
+from diffopt_lib.layers.qp.interior import interior_point
+from diffopt_lib.layers.qp.program import flatten, kkt_error
 
 DOUBLE = torch.float64
 
@@ -109,7 +109,7 @@ def on_flat_batch(data):
 @pytest.mark.parametrize(("n", "m", "k"), [(10, 10, 5), (20, 40, 0), (20, 15, 6)])
 def test_through_the_dual_and_directly_the_solution_is_the_same(n, m, k):
     qp = on_flat_batch(random_qp((32,), n, m, k, seed=18))
-    through_dual, _ = solve_dual(qp, 50)
+    through_dual, _, _ = solve_dual(qp, 50)
     direct, error, _ = interior_point(qp, 32, 1e-9, 60)
     assert error.max() <= 1e-9 and kkt_error(qp, through_dual).max() <= 1e-9
     torch.testing.assert_close(through_dual.y, direct.y, rtol=1e-7, atol=1e-7)
@@ -435,7 +435,7 @@ def test_a_singular_element_costs_the_dual_method_no_iterations():
     Q, p, A, b, G, h = random_qp((2,), 6, 8, 0, seed=17)
     Q[1] = 0
     qp = flatten((Q, p, A, b, G, h), torch.Size([2]), torch.zeros(2, 1, dtype=DOUBLE))
-    point, iterations = solve_dual(qp, 60)
+    point, _, iterations = solve_dual(qp, 60)
     assert iterations[0] > 0 == iterations[1]
     assert torch.isfinite(point.y[0]).all() and not torch.isfinite(point.y[1]).any()
 
@@ -478,10 +478,24 @@ class TestFailures:
             solve_qp(torch.zeros(4, 4, dtype=DOUBLE), torch.ones(10, 4, dtype=DOUBLE), G=G[:, :2], h=h[:, :2])
         assert len(error.value.indices) == 10
 
+    def test_status_and_certificates_prove_what_they_say(self):
+        """The interval [1, −1] is empty: λ = ½ (1, 1) proves it. Without a wall y₂ falls for ever: d = (0, −1)."""
+        h = torch.tensor([[1.0, 1.0], [-1.0, -1.0]], dtype=DOUBLE)
+        s = solve_qp(self.identity, self.p, G=self.G, h=h, on_failure="nan")
+        assert s.status.tolist() == [1, 2] and s.converged.tolist() == [True, False]
+        expected = torch.tensor([0.5, 0.5], dtype=DOUBLE)
+        torch.testing.assert_close(s.infeasible_because[1], expected, rtol=1e-6, atol=1e-6)
+        assert s.infeasible_because[0].isnan().all() and s.unbounded_because.isnan().all()
+        flat = torch.diag(torch.tensor([1.0, 0.0], dtype=DOUBLE))
+        s = solve_qp(flat, self.p, G=self.G, h=h[0], on_failure="nan")
+        assert s.status == 3 and s.infeasible_because.isnan().all()
+        expected = torch.tensor([0.0, -1.0], dtype=DOUBLE)
+        torch.testing.assert_close(s.unbounded_because, expected, rtol=1e-6, atol=1e-6)
+
     def test_nan_marks_solution_and_gradient_and_leaves_the_rest(self):
         h = self.h.clone().requires_grad_()
         s = solve_qp(self.identity, self.p, G=self.G, h=h, on_failure="nan")
-        assert s.converged.tolist() == [True, False, True]
+        assert s.converged.tolist() == [True, False, True] and s.status.tolist() == [1, 2, 1]
         (gradient,) = torch.autograd.grad(s.y.sum(), h)
         assert s.y[1].isnan().all() and gradient[1].isnan().all()
         alone = self.h[[0, 2]].clone().requires_grad_()

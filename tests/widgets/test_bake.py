@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from diffopt_lib.widgets import Arrows, Choice, HeatMap, Image, Pad, Points, Polyline, Slider, Text
-from diffopt_lib.widgets.bake import PROBES, Solver, bake, entries, quantise
+from diffopt_lib.widgets.bake import PROBES, Solver, bake, entries
+from diffopt_lib.widgets.table import quantise
 
 LINEAR = {"low": 0.0, "high": 1.0, "log": False}
 AXES = [{"x": LINEAR, "y": LINEAR}]

@@ -1,13 +1,15 @@
-"""How, where and when a number was obtained."""
+"""How, where, when and with which code a number was obtained."""
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import os
 import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,9 @@ import torch
 
 from ... import __version__
 
+LIBRARY = Path(__file__).parents[2]
+# Where files go does not change a figure, and is a matter of one machine: these do not stand in a recorded command.
+PLACES = ("--checkpoints", "--output")
 VERSIONS = ("diffopt_lib", "torch", "numpy", "scipy")
 
 
@@ -25,16 +30,24 @@ def provenance(device: torch.device, *, packages: tuple[str, ...] = ()) -> dict[
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command_line(),
         "commit": git_commit(),
+        "sources": library_digest(),
         "hardware": hardware(device),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in VERSIONS + packages},
     }
 
 
 def command_line() -> str:
-    """The command as one would type it."""
+    """The command as one would type it, without the options that say where files go."""
     module = getattr(sys.modules["__main__"], "__spec__", None)
     what = ["-m", module.name.removesuffix(".__main__")] if module else [Path(sys.argv[0]).name]
-    return shlex.join([*launcher(), *what, *sys.argv[1:]])
+    return shlex.join([*launcher(), *what, *without_places(sys.argv[1:])])
+
+
+def without_places(arguments: list[str]) -> list[str]:
+    """Arguments without ``--checkpoints FOLDER`` and ``--output FOLDER``, or ``--output=FOLDER``."""
+    before = ["", *arguments]
+    kept = (now for last, now in zip(before, arguments, strict=False) if not {last, now} & set(PLACES))
+    return [argument for argument in kept if argument.partition("=")[0] not in PLACES]
 
 
 def launcher() -> list[str]:
@@ -87,3 +100,25 @@ def git_commit() -> str | None:
         return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain") else "")
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def library_digest() -> str:
+    """Twelve digits of a digest of the library's Python files; equal digests mean equal code."""
+    digest = hashlib.sha256()
+    for path in sorted(LIBRARY.rglob("*.py")):
+        digest.update(path.relative_to(LIBRARY).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:12]
+
+
+def code_behind(origin: Mapping[str, Any]) -> str:
+    """Which code a result is of, in words: its commit, and whether the library is still the one that computed it.
+
+    Args:
+        origin: the ``provenance`` of a result file. One without ``sources`` is older than that entry, and so than the
+            library's present code.
+    """
+    commit = (origin.get("commit") or "").removesuffix("+")
+    at = f"commit {commit}" if commit else "no commit"
+    changed = " with changes that were not committed" if (origin.get("commit") or "").endswith("+") else ""
+    since = "" if origin.get("sources") == library_digest() else "; the library has changed since"
+    return at + changed + since

@@ -1,5 +1,4 @@
-"""The residual map of a cone program at its solution: refinement by a semismooth Newton method, and linear systems with
-its derivative.
+"""The residual map of a cone program, whose root is its solution, and linear systems with the derivative of that map.
 
 With y = Π_{K*}(v) and s = y − v, which are in their cones and orthogonal for any v, the optimality conditions of
 min cᵀx s.t. Ax + s = b, s ∈ K are the equations
@@ -22,22 +21,22 @@ import warnings
 import torch
 from torch import Tensor
 
+from ...batch.products import contract, largest
 from ...linear import LinearOperator, condition_estimate, lu_factor
 from ...solution import SolverError, failed_indices
 from ..cones.product import Cones, dual_projection_jacobian, project_rows
-from ..cones.slope import Slope, linearise
+from ..cones.slope import linearise
 from .kkt import factorise
-from .program import Program, largest, times
 
 REGULARISATION = 1e-9
 
 
-def residual_map(x: Tensor, v: Tensor, c: Tensor, A: Tensor, b: Tensor, cones: Cones) -> Tensor:
-    """R of eq. (1), ``(*batch, n + m)``; differentiable."""
+def residual_map(z: Tensor, c: Tensor, A: Tensor, b: Tensor, cones: Cones) -> Tensor:
+    """R of eq. (1) at z = (x, v) ``(*batch, n + m)``; differentiable."""
+    m, n = A.shape[-2:]
+    x, v = z.split((n, m), dim=-1)
     y = v + project_rows(-v, cones)
-    dual = (A.mT @ y.unsqueeze(-1)).squeeze(-1) + c
-    primal = (A @ x.unsqueeze(-1)).squeeze(-1) + y - v - b
-    return torch.cat([dual, primal], dim=-1)
+    return torch.cat([contract(A.mT, y) + c, contract(A, x) + y - v - b], dim=-1)
 
 
 def residual_jacobian(v: Tensor, A: Tensor, cones: Cones) -> Tensor:
@@ -50,48 +49,6 @@ def residual_jacobian(v: Tensor, A: Tensor, cones: Cones) -> Tensor:
     J[..., n:, :n] = A
     J[..., n:, n:] = D - torch.eye(m, dtype=A.dtype, device=A.device)
     return J
-
-
-def refine(
-    program: Program, x: Tensor, y: Tensor, s: Tensor, cones: Cones, steps: int = 10
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Newton steps on (1) from x and v = y − s, each element as long as its residual shrinks.
-
-    The little that :mod:`.cone.kkt` adds to the matrix makes the step a definite one where the solution is not unique.
-
-    Returns:
-        x ``(B, n)``; y and s ``(B, m)``, the projections of v and −v; and the number of steps taken ``(B,)``.
-    """
-    v, n = y - s, x.shape[-1]
-    y, slope = linearise(v, cones, s)
-    R = _residual(program, x, y, v)
-    x, all_y, all_v = x.clone(), y.clone(), v.clone()
-    index, taken = torch.arange(len(x), device=x.device), torch.zeros(len(x), dtype=torch.int64, device=x.device)
-    for _ in range(steps):
-        rounding = 4 * torch.finfo(x.dtype).eps * sum(largest(t) for t in (program.c, program.b, x[index], v))
-        keep = (largest(R) > rounding) & torch.isfinite(largest(R))
-        if not keep.all():
-            index, R, program, y, v = index[keep], R[keep], program.select(keep), y[keep], v[keep]
-            slope = Slope(slope.D.select(keep), slope.W.select(keep))
-        if not len(index):
-            break
-        kkt = factorise(program.A, slope)
-        dx, dv = kkt.solve(-R[:, :n, None], R[:, n:, None])
-        new_x, new_v = x[index] + dx.squeeze(-1), v + dv.squeeze(-1)
-        finite = torch.isfinite(new_x).all(-1) & torch.isfinite(new_v).all(-1)
-        new_v = torch.where(finite[:, None], new_v, 0)
-        new_y, slope = linearise(new_v, cones, y - v)
-        new_R = _residual(program, new_x, new_y, new_v)
-        better = finite & (largest(new_R) < 0.5 * largest(R))
-        done = index[better]
-        x[done], all_y[done], all_v[done] = new_x[better], new_y[better], new_v[better]
-        taken[done] += 1
-        y, v, R = new_y, new_v, torch.where(better[:, None], new_R, torch.nan)  # NaN ends an element in the next round
-    return x, all_y, all_y - all_v, taken
-
-
-def _residual(program: Program, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
-    return torch.cat([times(program.A.mT, y) + program.c, times(program.A, x) + y - v - program.b], dim=-1)
 
 
 def solve_derivative(operator: LinearOperator, rhs: Tensor, cones: Cones, singular: str = "raise") -> Tensor:

@@ -16,22 +16,19 @@ Source: Ye, Todd & Mizuno 1994.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..cones.barrier import CENTRE
-from ..cones.product import Cones
-from ..cones.semidefinite import diagonal_places, order_of
-from .program import Program, dot, kkt_residual, largest, times
+from ...batch.products import dot, largest, times
+from ...solution import INFEASIBLE, RUNNING, SOLVED, UNBOUNDED
+from ..cones.product import Cones, centre
+from .program import Program, Triple, kkt_residual
 from .scaling import Scaling
 
-RUNNING, SOLVED, INFEASIBLE, UNBOUNDED, STUCK = range(5)
 
-
-@dataclass(frozen=True)
-class Point:
+class Point(NamedTuple):
     """The variables of (2): x ``(B, n)``, y and s ``(B, m)``, τ and κ ``(B, 1)``; or a step of theirs."""
 
     x: Tensor
@@ -40,20 +37,9 @@ class Point:
     tau: Tensor
     kappa: Tensor
 
-    def select(self, rows: Tensor) -> Point:
-        return Point(self.x[rows], self.y[rows], self.s[rows], self.tau[rows], self.kappa[rows])
-
-    def clone(self) -> Point:
-        return Point(*(t.clone() for t in vars(self).values()))
-
-    def put(self, rows: Tensor, other: Point) -> None:
-        """Overwrite the elements in the given rows."""
-        for t, new in zip(vars(self).values(), vars(other).values(), strict=True):
-            t[rows] = new
-
     def moved(self, step: Point, length: Tensor) -> Point:
         """The point plus length ``(B, 1)`` times the step; the point itself, whatever the step, where that is 0."""
-        pairs = zip(vars(self).values(), vars(step).values(), strict=True)
+        pairs = zip(self, step, strict=True)
         return Point(*(torch.where(length > 0, here + length * there, here) for here, there in pairs))
 
     def gap(self) -> Tensor:
@@ -61,8 +47,7 @@ class Point:
         return dot(self.s, self.y)[:, None] + self.tau * self.kappa
 
 
-@dataclass(frozen=True)
-class Residual:
+class Residual(NamedTuple):
     """The left-hand sides of the three equations of (2): ``(B, n)``, ``(B, m)`` and ``(B, 1)``."""
 
     dual: Tensor
@@ -70,11 +55,11 @@ class Residual:
     gap: Tensor
 
     def times(self, factor: float | Tensor) -> Residual:
-        return Residual(factor * self.dual, factor * self.primal, factor * self.gap)
+        return Residual(*(factor * part for part in self))
 
 
 def residual(program: Program, point: Point) -> Residual:
-    c, A, b = program.c, program.A, program.b
+    c, A, b = program
     return Residual(
         times(A.mT, point.y) + c * point.tau,
         times(A, point.x) + point.s - b * point.tau,
@@ -84,26 +69,16 @@ def residual(program: Program, point: Point) -> Residual:
 
 def begin(program: Program, cones: Cones) -> Point:
     """The start: x = 0, and s and y in the centres of their cones, with τ = κ = 1."""
-    s, one = torch.zeros_like(program.b), torch.ones_like(program.c[:, :1])
-    for block in cones.blocks:
-        rows = block.of(s)
-        if block.kind == "nonneg":
-            rows.fill_(1)
-        elif block.kind == "soc":
-            rows[..., 0] = 1
-        elif block.kind == "psd":
-            rows[..., diagonal_places(order_of(block.size), s.device)] = 1
-        elif block.kind == "exp":
-            rows.copy_(torch.tensor(CENTRE, dtype=s.dtype, device=s.device))
-    return Point(torch.zeros_like(program.c), s.clone(), s, one, one.clone())
+    s, one = centre(program.b, cones), torch.ones_like(program.c[:, :1])
+    return Point(torch.zeros_like(program.c), s, s, one, one)
 
 
 def degree(cones: Cones) -> int:
     """(sᵀy + τκ) / μ where all complementary pairs have the product μ."""
-    return cones.nonneg + len(cones.soc) + sum(cones.psd) + 3 * cones.exp + 1
+    return cones.degree + 1
 
 
-def examine(program: Program, point: Point, scaling: Scaling, target: float, tolerance: float) -> tuple[Tensor, ...]:
+def examine(program: Program, point: Point, scaling: Scaling, target: float, tolerance: float) -> tuple[Tensor, Triple]:
     """What a point of the scaled embedding proves about the program as it was given: that (x, y, s)/τ solves it up to a
     residual of ``target``, or up to ``tolerance`` that it has no solution.
 
@@ -111,8 +86,8 @@ def examine(program: Program, point: Point, scaling: Scaling, target: float, tol
         The status ``(B,)``, and (x, y, s) of that program: near a solution where it says SOLVED, and certificates with
         bᵀy = −1 or cᵀx = −1 where it says INFEASIBLE or UNBOUNDED.
     """
-    x, y, s = scaling.unscale(point.x, point.y, point.s)
-    solved = kkt_residual(program, x / point.tau, y / point.tau, s / point.tau) <= target
+    x, y, s = scaling.unscale(Triple(point.x, point.y, point.s))
+    solved = kkt_residual(program, Triple(x / point.tau, y / point.tau, s / point.tau)) <= target
     cost, dual_cost = dot(program.c, x), dot(program.b, y)
     hopeless = (point.kappa > point.tau).squeeze(-1)
     infeasible = hopeless & (dual_cost < 0) & (largest(times(program.A.mT, y)) <= -tolerance * dual_cost)
@@ -121,4 +96,4 @@ def examine(program: Program, point: Point, scaling: Scaling, target: float, tol
     status[unbounded], status[infeasible], status[solved] = UNBOUNDED, INFEASIBLE, SOLVED
     of_x = torch.where(unbounded & ~infeasible & ~solved, -cost, point.tau.squeeze(-1))[:, None]
     of_y = torch.where(infeasible & ~solved, -dual_cost, point.tau.squeeze(-1))[:, None]
-    return status, x / of_x, y / of_y, s / of_x
+    return status, Triple(x / of_x, y / of_y, s / of_x)

@@ -1,6 +1,6 @@
 """An interior point method for the homogeneous embedding of a batch of cone programs.
 
-The central path starts in the centre of all cones and leads to a solution of the embedding (:mod:`.cone.embedding`). On
+The central path starts in the centre of all cones and leads to a solution of the embedding (:mod:`.embedding`). On
 it, the residuals of the linear equations are μ times what they are at the start, and all complementary pairs have the
 product μ, which falls from 1 to 0. Every iteration takes Newton's step for the end of the path and looks how far that
 gets, α, before a variable leaves its cone. Then it aims for σμ with σ = (1 − α)³, corrected for the curvature that the
@@ -11,23 +11,47 @@ Source: Mehrotra 1992 and, for these formulas, Vandenberghe 2010; Dahl & Anderse
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
-from ..cones.barrier import Barrier, dual_height, height, shadow
+from ...batch.products import dot
+from ...batch.rows import iterate
+from ...solution import RUNNING, STUCK
 from ..cones.frames import Frames
 from ..cones.product import Cones
-from .embedding import RUNNING, STUCK, Point, degree, examine, residual
+from .embedding import Point, degree, examine, residual
 from .newton import Newton, Step
-from .program import Program, dot
+from .program import Program, Triple
 from .scaling import Scaling
 
 FRACTION = 0.99  # of the way to the boundary that a step goes
-# What of that it tries where there are exponential cones, until they let it.
+# What of that it tries, until the cones without a formula for it let it.
 SHORTER = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01, 1e-3, 0.0)
-CENTRALITY = 1e-4  # how much smaller than elsewhere a complementary product may become in an exponential cone
 SHORTEST = 1e-8  # a step that is shorter is the end
 SMALLEST_MU = 1e-15  # of 1 at the start: what has proved nothing by then is a program whose solutions are at infinity
+
+
+class State(NamedTuple):
+    """Programs as they were given and scaled, the point reached, the length ``(B,)`` of the last step, and how many
+    more there may be ``(B,)``."""
+
+    program: Program
+    scaled: Program
+    scaling: Scaling
+    point: Point
+    length: Tensor
+    limit: Tensor
+
+
+class Proof(NamedTuple):
+    """The last point, the triple and the status as :func:`.examine` describes them, and the iterations ``(B,)``."""
+
+    point: Point
+    at: Triple
+    status: Tensor
+    iterations: Tensor
 
 
 def follow(
@@ -39,37 +63,26 @@ def follow(
     target: float,
     tolerance: float,
     max_iterations: Tensor,
-) -> tuple[Point, list[Tensor], Tensor, Tensor]:
+) -> Proof:
     """Iterate from a point until every element has proved something about its program, or gets no further.
 
     The path is that of the scaled program; what it proves is judged on the program as it was given: a solution by
     whether its residual reaches the target, a certificate by the tolerance. ``max_iterations`` is ``(B,)``.
-
-    Returns:
-        The last point; (x, y, s), the status as :func:`.examine` describes them; the iterations ``(B,)``.
     """
-    x, y, s = torch.zeros_like(program.c), torch.zeros_like(program.b), torch.zeros_like(program.b)
-    index = torch.arange(len(x), device=x.device)
-    status, iterations = torch.full_like(index, STUCK), torch.zeros_like(index)
-    last, length = point.clone(), torch.ones_like(x[:, 0])
-    k = 0
-    while True:
-        now, *here = examine(program, point, scaling, target, tolerance)
-        mu = point.gap().squeeze(-1) / degree(cones)
-        ended = (length < SHORTEST) | (mu < SMALLEST_MU) | (k >= max_iterations[index])
-        stop = (now != RUNNING) | ended
-        if stop.any():
-            done, now = index[stop], now[stop]
-            x[done], y[done], s[done] = (t[stop] for t in here)
-            status[done], iterations[done] = torch.where(now == RUNNING, STUCK, now), k
-            last.put(done, point.select(stop))
-            keep = ~stop
-            program, scaled, scaling = program.select(keep), scaled.select(keep), scaling.select(keep)
-            point, index = point.select(keep), index[keep]
-        if not len(index):
-            return last, [x, y, s], status, iterations
-        point, length = advance(scaled, point, cones)
-        k += 1
+
+    def look(state: State, k: int) -> tuple[State, Tensor, Proof]:
+        status, at = examine(state.program, state.point, state.scaling, target, tolerance)
+        mu = state.point.gap().squeeze(-1) / degree(cones)
+        ended = (state.length < SHORTEST) | (mu < SMALLEST_MU) | (k >= state.limit)
+        status = torch.where(ended & (status == RUNNING), STUCK, status)
+        return state, status != RUNNING, Proof(state.point, at, status, torch.full_like(status, k))
+
+    def step(state: State) -> State:
+        point, length = advance(state.scaled, state.point, cones)
+        return state._replace(point=point, length=length)
+
+    start = State(program, scaled, scaling, point, torch.ones_like(point.tau[:, 0]), max_iterations)
+    return iterate(start, look, step, int(max_iterations.max()) if len(max_iterations) else 0)
 
 
 def advance(program: Program, point: Point, cones: Cones) -> tuple[Point, Tensor]:
@@ -97,32 +110,27 @@ def limit(point: Point, step: Step, frames: Frames) -> Tensor:
 
 
 def longest_inside(limit: Tensor, step: Step, frames: Frames) -> Tensor:
-    """The longest step ``(B, 1)``, up to a limit, in which the exponential cones hold s and y."""
-    if not frames.cones.exp:
+    """The longest step ``(B, 1)``, up to a limit, in which the cones that have to be searched hold s and y."""
+    searched = frames.searched()
+    if not searched:
         return limit
     lengths = limit * limit.new_tensor(SHORTER)
-    s, y = frames.exponential_cones(step.s, step.y, lengths)
-    return _best(lengths, _inside(s, y))
+    return _best(lengths, [frame.inside(block.of(step.s), block.of(step.y), lengths) for block, frame in searched])
 
 
 def longest_central(limit: Tensor, point: Point, step: Step, frames: Frames) -> Tensor:
-    """The same, and not too far from the path. There sᵀy = 3μ in every cone, and with the shadows s̄ of y and ȳ of s,
-    9 / s̄ᵀȳ is a lower bound on sᵀy that goes to 0 at the boundary."""
-    if not frames.cones.exp:
+    """The same, and not too far from the path."""
+    searched = frames.searched()
+    if not searched:
         return limit
     lengths = limit * limit.new_tensor(SHORTER)
-    s, y = frames.exponential_cones(step.s, step.y, lengths)
     slope = dot(frames.point, step.s + step.y)[:, None] + point.tau * step.kappa + point.kappa * step.tau
     curvature = dot(step.s, step.y)[:, None] + step.tau * step.kappa
     mu = (point.gap() + lengths * slope + lengths.square() * curvature) / degree(frames.cones)
-    central = -dot(shadow(y), Barrier.at(s).gradient()) * (CENTRALITY * mu[..., None]) <= 3
-    return _best(lengths, _inside(s, y) & central)
+    fits = [frame.central(block.of(step.s), block.of(step.y), lengths, mu) for block, frame in searched]
+    return _best(lengths, fits)
 
 
-def _inside(s: Tensor, y: Tensor) -> Tensor:
-    return (height(s) > 0) & (dual_height(y) > 0)
-
-
-def _best(lengths: Tensor, fits: Tensor) -> Tensor:
+def _best(lengths: Tensor, fits: list[Tensor]) -> Tensor:
     """The longest that fits all cones, ``(B, 1)``; 0 if none does."""
-    return (lengths * fits.all(-1)).amax(-1, keepdim=True)
+    return (lengths * torch.cat(fits, dim=-1).all(-1)).amax(-1, keepdim=True)

@@ -1,6 +1,6 @@
-"""The linear equations of a step of :mod:`.cone.interior`, by one Cholesky factorisation.
+"""The linear equations of a step of :mod:`.interior`, by one Cholesky factorisation.
 
-In the frames of :mod:`.cones.frames`, where d̃s = G ds, d̃y = G⁻ᵀdy, Ã = GA, b̃ = Gb, a step (dx, dy, ds, dτ, dκ) solves
+In the frames of :mod:`..cones.frames`, where d̃s = G ds, d̃y = G⁻ᵀdy, Ã = GA, b̃ = Gb, a step (dx, dy, ds, dτ, dκ) solves
 
     Ãᵀd̃y + c dτ = r₁,     Ãdx + d̃s − b̃dτ = r₂,     cᵀdx + b̃ᵀd̃y + dκ = r₃,
     d̃s + d̃y = r_s,        κ dτ + τ dκ = r_τ.                                                       (1)
@@ -20,21 +20,22 @@ Source: Wright, Primal-Dual Interior-Point Methods, 1997, chapter 11, for normal
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ...batch.products import dot, times
 from ..cones.frames import EQUALITY_SCALE, Frames
 from .embedding import Point, Residual
-from .program import Program, dot, times
+from .program import Program
 
 # On the diagonal of S: next to nothing, and what helps where that does not; relative to its entries or to LEAST.
 REGULARISATION = (2e-16, 1e-12)
 LEAST = 1e-6
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """dx ``(B, n)``, d̃s and d̃y ``(B, m)``, dτ and dκ ``(B, 1)``."""
 
     x: Tensor
@@ -90,22 +91,22 @@ class Newton:
 
         ds comes from the second equation, for its part of the residual out of the frames, which then holds exactly.
         """
-        c, A, b, zero = self.program.c, self.program.A, self.program.b, self.frames.cones.zero
+        (c, A, b), rows = self.program, self.frames.cones.equalities
         right, leave = self.residual.times(-part), self.frames.matrix.mT.times_vector
         step = self._solve(right, r_s, r_tau)
         y = leave(step.y)
         unmet = torch.zeros_like(b)  # of the second equation: only in equalities, which have no s to make up for it
-        equalities = times(A[:, :zero], step.x) - b[:, :zero] * step.tau
-        unmet[:, :zero] = right.primal[:, :zero] - EQUALITY_SCALE * equalities
+        equalities = times(A[:, rows], step.x) - b[:, rows] * step.tau
+        unmet[:, rows] = right.primal[:, rows] - EQUALITY_SCALE * equalities
         left = Residual(
             right.dual - times(A.mT, y) - c * step.tau,
             unmet,
             right.gap - (dot(c, step.x) + dot(b, y))[:, None] - step.kappa,
         )
         more = self._solve(left, torch.zeros_like(r_s), torch.zeros_like(r_tau))
-        step = Step(*(a + b for a, b in zip(vars(step).values(), vars(more).values(), strict=True)))
+        step = Step(*(a + b for a, b in zip(step, more, strict=True)))
         s = b * step.tau - times(A, step.x) - part * primal
-        s[:, :zero] = 0
+        s[:, rows] = 0
         return step, Point(step.x, y + leave(more.y), s, step.tau, step.kappa)
 
     def _solve(self, right: Residual, r_s: Tensor, r_tau: Tensor) -> Step:
@@ -116,7 +117,7 @@ class Newton:
         x = _solve(self.L, right.dual - times(self.A.mT, r))
         y = r + times(self.A, x) - d_tau * (self.e + self.Aq)
         s = r_s - y
-        s[:, : self.frames.cones.zero] = 0
+        s[:, self.frames.cones.equalities] = 0
         return Step(x + d_tau * (self.p - self.q), s, y, d_tau, (r_tau - kappa * d_tau) / tau)
 
 

@@ -7,50 +7,41 @@ The first is the program, the second its dual; a pair of feasible points is opti
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ...batch.products import dot, largest, times
+from ...batch.shapes import flatten, flatten_whole
 
-@dataclass(frozen=True)
-class Program:
+
+class Program(NamedTuple):
     """(1) for a batch of B: c ``(B, n)``, A ``(B, m, n)`` or, shared by the batch, ``(1, m, n)``, b ``(B, m)``."""
 
     c: Tensor
     A: Tensor
     b: Tensor
 
-    def select(self, rows: Tensor) -> Program:
-        """The elements that ``rows``, a mask or indices, picks."""
-        return Program(self.c[rows], take(self.A, rows), self.b[rows])
+    @classmethod
+    def of(cls, c: Tensor, A: Tensor, b: Tensor, batch: torch.Size) -> Program:
+        """The program with one batch dimension, of data whose batch dimensions are aligned."""
+        return cls(flatten_whole(c, 1, batch), flatten(A, 2, batch), flatten_whole(b, 1, batch))
 
 
-def take(x: Tensor, rows: Tensor) -> Tensor:
-    """Rows of x, unless x is shared by the batch, with 1 in the place of its size."""
-    return x if x.shape[0] == 1 else x[rows]
+class Triple(NamedTuple):
+    """x ``(B, n)``, y and s ``(B, m)``."""
+
+    x: Tensor
+    y: Tensor
+    s: Tensor
 
 
-def kkt_residual(program: Program, x: Tensor, y: Tensor, s: Tensor) -> Tensor:
+def kkt_residual(program: Program, at: Triple) -> Tensor:
     """The largest violation of (1), each condition relative to 1 + the size of its terms, ``(B,)``."""
-    c, A, b = program.c, program.A, program.b
-    primal = largest(times(A, x) + s - b) / (1 + largest(b))
-    dual = largest(times(A.mT, y) + c) / (1 + largest(c))
-    cost, dual_cost = dot(c, x), dot(b, y)
+    c, A, b = program
+    primal = largest(times(A, at.x) + at.s - b) / (1 + largest(b))
+    dual = largest(times(A.mT, at.y) + c) / (1 + largest(c))
+    cost, dual_cost = dot(c, at.x), dot(b, at.y)
     gap = (cost + dual_cost).abs() / (1 + torch.minimum(cost.abs(), dual_cost.abs()))
     return torch.stack([primal, dual, gap]).amax(0)
-
-
-def times(M: Tensor, v: Tensor) -> Tensor:
-    """M v for M ``(B or 1, k, n)`` and v ``(B, n)``; a shared matrix costs one matrix product."""
-    if M.shape[0] == 1:
-        return v @ M[0].mT
-    return (v.unsqueeze(-2) @ M.mT).squeeze(-2)  # batched BLAS takes a row several times faster than a column
-
-
-def dot(u: Tensor, v: Tensor) -> Tensor:
-    return (u * v).sum(-1)
-
-
-def largest(v: Tensor) -> Tensor:
-    return v.abs().amax(-1) if v.shape[-1] else v.new_zeros(v.shape[:-1])

@@ -11,17 +11,17 @@ O'Donoghue et al. 2016, §5.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ...batch.products import largest
 from ..cones.product import Cones
-from .program import Program, take
+from .program import Program, Triple
 
 
-@dataclass(frozen=True)
-class Scaling:
+class Scaling(NamedTuple):
     """E ``(B or 1, m)``, F ``(B or 1, n)``, β and γ ``(B, 1)`` of (1)."""
 
     E: Tensor
@@ -29,16 +29,13 @@ class Scaling:
     of_b: Tensor
     of_c: Tensor
 
-    def scale(self, x: Tensor, y: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def scale(self, at: Triple) -> Triple:
         """(x̂, ŷ, ŝ) of (x, y, s)."""
-        return self.of_b * x / self.F, self.of_c * y / self.E, self.of_b * self.E * s
+        return Triple(self.of_b * at.x / self.F, self.of_c * at.y / self.E, self.of_b * self.E * at.s)
 
-    def unscale(self, x: Tensor, y: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def unscale(self, at: Triple) -> Triple:
         """(x, y, s) of (x̂, ŷ, ŝ)."""
-        return self.F * x / self.of_b, self.E * y / self.of_c, s / (self.E * self.of_b)
-
-    def select(self, rows: Tensor) -> Scaling:
-        return Scaling(*(take(getattr(self, field.name), rows) for field in fields(self)))
+        return Triple(self.F * at.x / self.of_b, self.E * at.y / self.of_c, at.s / (self.E * self.of_b))
 
 
 def equilibrate(program: Program, cones: Cones, rounds: int = 10) -> tuple[Program, Scaling]:
@@ -67,5 +64,5 @@ def _inverse_root(size: Tensor) -> Tensor:
 
 
 def _inverse_size(v: Tensor) -> Tensor:
-    size = v.abs().amax(-1, keepdim=True) if v.shape[-1] else v.new_zeros(*v.shape[:-1], 1)
+    size = largest(v).unsqueeze(-1)
     return 1 / torch.where(size > 0, size, 1)

@@ -16,9 +16,14 @@ Source: Nesterov & Nemirovski 1994 for the barrier; for (2), Serrano, Algorithms
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
+
+from ...batch.products import dot
+
+_dot = partial(dot, keepdim=True)
 
 # The point with s = −∇F(s): central, and the same for the cone and its dual.
 CENTRE = (-0.8278383990656786, 0.8051020015847954, 1.290927709856958)
@@ -110,7 +115,3 @@ def shadow(y: Tensor) -> Tensor:
     second = 1 / (u * delta)
     log_ratio = torch.log1p(delta) + torch.log(u / w)
     return torch.stack([second * log_ratio - 1 / u, second, (1 + u * second) / w], dim=-1)
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).sum(-1, keepdim=True)

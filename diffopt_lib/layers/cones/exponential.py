@@ -23,11 +23,22 @@ from Parikh & Boyd 2014, §6.3.4.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from ...autograd.opaque import opaque
+from ...batch.products import contract, dot
+from .barrier import CENTRE, Barrier, dual_height, height, shadow
+from .kind import Kind
+from .spectral import LEAST, Pair
 
+_dot = partial(dot, keepdim=True)
+
+NEAR_PATH = 1e-6  # δsᵀδy relative to sᵀy below which rounding may decide over their direction
+CENTRALITY = 1e-4  # how much smaller than elsewhere a complementary product may become
 # A ray of a larger slope differs from the limit ray, a face of the cone, by less than any double can show.
 LARGEST_SLOPE = 300.0
 
@@ -78,6 +89,14 @@ def exponential_pair(v: Tensor, near: Tensor | None) -> tuple[Tensor, Tensor]:
     flat = torch.diag_embed((face | inside.unsqueeze(-1)).to(v.dtype))
     p = torch.where(curved.unsqueeze(-1), p, _flat(v))
     return p, torch.where(curved[..., None, None], on_curve, flat)
+
+
+def linearise_exponential(v: Tensor, near: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """y, D and W of :mod:`.slope`."""
+    identity = torch.eye(3, dtype=v.dtype, device=v.device)
+    p, P = exponential_pair(-v, near)
+    D = identity - P
+    return v + p, D, D @ torch.linalg.inv((1 + LEAST) * identity - D)
 
 
 def in_exponential(v: Tensor) -> Tensor:
@@ -168,3 +187,83 @@ def _unit(v: Tensor) -> Tensor:
 
 def _outer(v: Tensor) -> Tensor:
     return v.unsqueeze(-1) * v.unsqueeze(-2)
+
+
+@dataclass(frozen=True)
+class Exponential:
+    """The frames (:mod:`.frames`). The rows of G are orthogonal in two ways: its inverse needs no factorisation.
+
+    With δs = s − μ s̄ and δy = y − μ ȳ, where s̄ and ȳ are the shadows of the pair, and H = μ∇²F(s), the rows of G are
+
+        y / √(sᵀy),    δy / √(δsᵀδy),    √t · (s × δs),      t = det H / det [s δs]ᵀH[s δs],
+
+    the last being what H has left orthogonal to s and s̄. Near the path, where δs = 0, the second direction is H's, too.
+    """
+
+    matrix: Tensor
+    point: Tensor
+    dual_matrix: Tensor
+    s: Tensor
+    y: Tensor
+    barrier: Barrier
+
+    @classmethod
+    def at(cls, s: Tensor, y: Tensor) -> Exponential:
+        barrier, gap = Barrier.at(s), _dot(s, y)
+        mu = gap / 3
+        on_path = -mu * barrier.gradient()  # the y of the path for this s, and Hs
+        ds, dy = s - mu * shadow(y), y - on_path
+        length = _dot(ds, dy)
+        near = ~(length > NEAR_PATH * gap)
+        k = barrier.tangent()
+        ds = torch.where(near, k - _dot(y, k) / gap * s, ds)
+        H_ds, s_H_ds = mu * barrier.hessian_times(ds), _dot(on_path, ds)
+        dy = torch.where(near, H_ds - s_H_ds / gap * y, dy)
+        length = torch.where(near, _dot(ds, dy), length)
+        t = mu**3 * barrier.hessian_determinant() / (gap * _dot(ds, H_ds) - s_H_ds.square())
+        across, dual_across = torch.linalg.cross(torch.stack([s, y]), torch.stack([ds, dy]))
+        root, first, second = t.sqrt(), gap.sqrt(), length.sqrt()
+        matrix = torch.stack([y / first, dy / second, root * across], dim=-2)
+        dual_matrix = torch.stack([s / first, ds / second, dual_across / (root * gap * length)], dim=-2)
+        point = torch.cat([first, torch.zeros_like(s[..., 1:])], dim=-1)
+        return cls(matrix, point, dual_matrix, s, y, barrier)
+
+    def centring(self, ds: Tensor, dy: Tensor, mu: Tensor) -> Tensor:
+        ds, dy = self.leave(ds, dy)
+        correction = 0.5 * self.barrier.third_derivative(ds, self.barrier.hessian_solve(dy))
+        return contract(self.dual_matrix, correction - mu * self.barrier.gradient())
+
+    def shrinkage(self, d: Tensor) -> Tensor:
+        return d.new_zeros(*d.shape[:-2], 0)
+
+    def leave(self, ds: Tensor, dy: Tensor) -> Pair:
+        """Steps in the frame as steps of s and y."""
+        return contract(self.dual_matrix.mT, ds), contract(self.matrix.mT, dy)
+
+    def inside(self, ds: Tensor, dy: Tensor, lengths: Tensor) -> Tensor:
+        s, y = self._after(ds, dy, lengths)
+        return (height(s) > 0) & (dual_height(y) > 0)
+
+    def central(self, ds: Tensor, dy: Tensor, lengths: Tensor, mu: Tensor) -> Tensor:
+        """On the path sᵀy = 3μ, and with the shadows s̄ of y and ȳ of s, 9 / s̄ᵀȳ is a lower bound on sᵀy that goes to 0
+        at the boundary."""
+        s, y = self._after(ds, dy, lengths)
+        near = -dot(shadow(y), Barrier.at(s).gradient()) * (CENTRALITY * mu[..., None]) <= 3
+        return (height(s) > 0) & (dual_height(y) > 0) & near
+
+    def _after(self, ds: Tensor, dy: Tensor, lengths: Tensor) -> Pair:
+        """s and y after steps of these lengths ``(B, k)``: ``(B, k, count, 3)``."""
+        ds, dy = self.leave(ds, dy)
+        lengths = lengths[..., None, None]
+        return self.s.unsqueeze(1) + lengths * ds.unsqueeze(1), self.y.unsqueeze(1) + lengths * dy.unsqueeze(1)
+
+
+EXPONENTIAL = Kind(
+    rows=lambda order: 3,
+    degree=lambda size: 3,
+    centre=lambda size: list(CENTRE),
+    project=project_exponential,
+    jacobian=exponential_jacobian,
+    linearise=linearise_exponential,
+    frame=Exponential.at,
+)

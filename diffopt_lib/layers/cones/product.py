@@ -7,8 +7,7 @@ By Moreau's theorem every v splits into orthogonal parts of K and of its polar �
     v = Π_K(v) − Π_{K*}(−v),        Π_K(v)ᵀ Π_{K*}(−v) = 0                                         (2)
 
 The nonnegative, second-order and semidefinite cones are self-dual; the dual of the zero cone {0} is all of R. A product
-of cones is projected onto block by block. The formulas of the single cones are in :mod:`.cones.spectral` and
-:mod:`.cones.exponential`.
+of cones is projected onto block by block. Each kind has a file of its own (:data:`KINDS`).
 
 Chapter: book/2_differentiable/05_cone_programs. Source: Parikh & Boyd, Proximal Algorithms, 2014, §6.3; Busseti, Moursi
 & Boyd, Solution refinement at regular points of conic problems, 2019, §2.
@@ -17,36 +16,43 @@ Chapter: book/2_differentiable/05_cone_programs. Source: Parikh & Boyd, Proximal
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from ...validate import check_finite, check_floating
-from .exponential import exponential_jacobian, project_exponential
-from .semidefinite import (
-    nonnegative_jacobian,
-    project_nonnegative,
-    project_second_order,
-    project_semidefinite,
-    second_order_jacobian,
-    semidefinite_jacobian,
-)
+from .exponential import EXPONENTIAL
+from .kind import Kind
+from .nonnegative import NONNEGATIVE, ZERO
+from .second_order import SECOND_ORDER
+from .semidefinite import SEMIDEFINITE
 
-Kind = Literal["zero", "nonneg", "soc", "psd", "exp"]
+# In row order, by the names of the fields of Cones.
+KINDS: dict[str, Kind] = {
+    "zero": ZERO,
+    "nonneg": NONNEGATIVE,
+    "soc": SECOND_ORDER,
+    "psd": SEMIDEFINITE,
+    "exp": EXPONENTIAL,
+}
 
 
 @dataclass(frozen=True)
 class Block:
     """``count`` cones of one kind, each of ``size`` rows, that stand one after the other from row ``start`` on."""
 
-    kind: Kind
+    kind: str
     start: int
     count: int
     size: int
+
+    @property
+    def cone(self) -> Kind:
+        """What there is to know of the kind."""
+        return KINDS[self.kind]
 
     def of(self, v: Tensor) -> Tensor:
         """The rows of the block: ``(*batch, rows)`` to ``(*batch, count, size)``."""
@@ -74,29 +80,38 @@ class Cones:
     exp: int = 0
 
     def __post_init__(self):
-        for name, least in (("soc", 1), ("psd", 1)):
-            object.__setattr__(self, name, _sizes(name, getattr(self, name), least))
-        for name in ("zero", "nonneg", "exp"):
-            _sizes(name, (getattr(self, name),), 0)
+        for field in fields(self):
+            listed, given = isinstance(field.default, tuple), getattr(self, field.name)
+            sizes = _sizes(field.name, given if listed else (given,), least=1 if listed else 0)
+            object.__setattr__(self, field.name, sizes if listed else given)
 
-    @property
+    @cached_property
     def rows(self) -> int:
         """The number of rows m of all the cones together."""
-        semidefinite = sum(k * (k + 1) // 2 for k in self.psd)
-        return self.zero + self.nonneg + sum(self.soc) + semidefinite + 3 * self.exp
+        return sum(block.count * block.size for block in self.blocks)
+
+    @cached_property
+    def degree(self) -> int:
+        """sᵀy / μ where all complementary products are μ."""
+        return sum(block.count * block.cone.degree(block.size) for block in self.blocks)
+
+    @property
+    def equalities(self) -> slice:
+        """The rows that have no slack."""
+        return slice(0, self.zero)
 
     @cached_property
     def blocks(self) -> tuple[Block, ...]:
         """The cones in row order; neighbours of one kind and size form one block."""
         blocks, start = [], 0
-        cones: list[tuple[Kind, int, int]] = [("zero", self.zero, 1), ("nonneg", self.nonneg, 1)]
-        cones += [("soc", len(list(group)), d) for d, group in itertools.groupby(self.soc)]
-        cones += [("psd", len(list(group)), k * (k + 1) // 2) for k, group in itertools.groupby(self.psd)]
-        cones += [("exp", self.exp, 3)]
-        for kind, count, size in cones:
-            if count:
-                blocks.append(Block(kind, start, count, size))
-                start += count * size
+        for name, kind in KINDS.items():
+            listed = getattr(self, name)
+            orders = itertools.groupby(listed) if isinstance(listed, tuple) else [(1, range(listed))]
+            for order, group in orders:
+                count, size = len(list(group)), kind.rows(order)
+                if count:
+                    blocks.append(Block(name, start, count, size))
+                    start += count * size
         return tuple(blocks)
 
 
@@ -106,22 +121,6 @@ def _sizes(name: str, sizes: Iterable[int], least: int) -> tuple[int, ...]:
         if not isinstance(size, int) or isinstance(size, bool) or size < least:
             raise ValueError(f"{name} of Cones must be integers ≥ {least}, got {size!r}")
     return sizes
-
-
-_PROJECTIONS: dict[Kind, Callable[[Tensor], Tensor]] = {
-    "zero": lambda v: 0 * v,  # not a constant, so that it has a derivative
-    "nonneg": project_nonnegative,
-    "soc": project_second_order,
-    "psd": project_semidefinite,
-    "exp": project_exponential,
-}
-_JACOBIANS: dict[Kind, Callable[[Tensor], Tensor]] = {
-    "zero": lambda v: torch.zeros_like(v).unsqueeze(-1),
-    "nonneg": nonnegative_jacobian,
-    "soc": second_order_jacobian,
-    "psd": semidefinite_jacobian,
-    "exp": exponential_jacobian,
-}
 
 
 def project(v: Tensor, cones: Cones) -> Tensor:
@@ -136,12 +135,7 @@ def project(v: Tensor, cones: Cones) -> Tensor:
 
 def project_rows(v: Tensor, cones: Cones, near: Tensor | None = None) -> Tensor:
     """:func:`project` without its checks, for use inside a solver, which may know a point ``near`` the result."""
-    parts = [
-        project_exponential(block.of(v), block.of(near))
-        if block.kind == "exp" and near is not None
-        else _PROJECTIONS[block.kind](block.of(v))
-        for block in cones.blocks
-    ]
+    parts = [block.cone.project(block.of(v), None if near is None else block.of(near)) for block in cones.blocks]
     return torch.cat([part.flatten(-2) for part in parts] or [v], dim=-1)
 
 
@@ -163,12 +157,18 @@ def projection_jacobian(v: Tensor, cones: Cones) -> Tensor:
 
     On a kink it is one of the limits of the derivative nearby, so that a semismooth Newton method may use it.
     """
-    return BlockDiagonal(cones, tuple(_JACOBIANS[block.kind](block.of(v)) for block in cones.blocks)).dense(v)
+    return BlockDiagonal(cones, tuple(block.cone.jacobian(block.of(v)) for block in cones.blocks)).dense(v)
 
 
 def dual_projection_jacobian(v: Tensor, cones: Cones) -> Tensor:
     """DΠ_{K*}(v) = I − DΠ_K(−v), dense ``(*batch, m, m)``."""
     return torch.eye(v.shape[-1], dtype=v.dtype, device=v.device) - projection_jacobian(-v, cones)
+
+
+def centre(like: Tensor, cones: Cones) -> Tensor:
+    """The s = y ``(B, m)`` with s = −∇F(s), where the central path starts."""
+    row = [entry for block in cones.blocks for entry in block.count * block.cone.centre(block.size)]
+    return like.new_tensor(row).expand_as(like)
 
 
 @dataclass(frozen=True)

@@ -1,97 +1,20 @@
-"""The self-dual cones: nonnegative, second-order, semidefinite. One family, because each has a spectral decomposition.
+"""The semidefinite cones: projection, derivative, frames. A symmetric matrix is the vector of its lower triangle.
 
-A vector v has eigenvalues λ: its entries, or t ± ‖x‖, or the eigenvalues of a symmetric matrix. It is in the cone when
-none is negative, and the projection replaces each by its positive part,
-
-    v = Σ λᵢ cᵢ,    Π(v) = Σ max(λᵢ, 0) cᵢ.                                                         (1)
-
-Write p = Π(v) and s = p − v = Π(−v). Both have the eigenvectors of v. In the basis that the eigenvectors span, the
-derivative is a table of divided differences (Löwner 1934):
-
-    (DΠ(v) h)ᵢⱼ = γᵢⱼ hᵢⱼ,    γᵢⱼ = (pᵢ + pⱼ) / (pᵢ + pⱼ + sᵢ + sⱼ)                                    (2)
-
-which is also right when eigenvalues repeat, where differentiating the eigenvectors would divide by zero. A kink is
-where the denominator vanishes. There we take γᵢⱼ = 0, as ReLU does at 0.
-
-Source: Parikh & Boyd 2014, §6.3; for (2), Sun & Sun, Semismooth matrix-valued functions, 2002, and Malick & Sendov
-2006.
+Its eigenvalues are those of :mod:`.spectral`, and Π(VΛVᵀ) = V max(Λ, 0) Vᵀ.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ...autograd.forward_mode import forward_rule
 from ...autograd.opaque import batch_first
-
-Pair = tuple[Tensor, Tensor]
-
-
-# Nonnegative: v is its own list of eigenvalues.
-
-
-def project_nonnegative(v: Tensor) -> Tensor:
-    """max(v, 0), entry by entry."""
-    return torch.relu(v)
-
-
-def nonnegative_jacobian(v: Tensor) -> Tensor:
-    """The diagonal of DΠ(v) for entries that each are a block of size 1: ``(..., 1)`` to ``(..., 1, 1)``."""
-    return (v > 0).to(v.dtype).unsqueeze(-1)
-
-
-# Second-order: v = (t, x) has the eigenvalues t ± ‖x‖, with eigenvectors ½ (1, ±x/‖x‖).
-
-
-def project_second_order(v: Tensor) -> Tensor:
-    """Projection of v = (t, x) ``(..., d)`` onto {‖x‖ ≤ t}.
-
-    v if ‖x‖ ≤ t;  0 if ‖x‖ ≤ −t;  otherwise ½ (1 + t/‖x‖) (‖x‖, x).
-    """
-    t, x = v[..., :1], v[..., 1:]
-    squared = x.square().sum(-1, keepdim=True)
-    outside = squared > t.square()
-    norm = torch.where(outside, squared, 1).sqrt()  # a number where the root is not used: its derivative is used anyway
-    onto_surface = 0.5 * (1 + t / norm) * torch.cat([norm, x], dim=-1)
-    return torch.where(outside, onto_surface, torch.where(t > 0, v, 0))
-
-
-def second_order_frame(v: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues (t + ‖x‖, t − ‖x‖) ``(..., 2)`` and the unit vectors (1, ±x/‖x‖)/√2 as columns ``(..., d, 2)``."""
-    t, x = v[..., :1], v[..., 1:]
-    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    some = torch.zeros_like(x)
-    some[..., :1] = 1  # at x = 0 both eigenvalues are t and any direction is an eigenvector
-    direction = torch.where(norm > 0, x / torch.where(norm > 0, norm, 1), some)
-    one = torch.ones_like(t)
-    frame = torch.stack([torch.cat([one, direction], -1), torch.cat([one, -direction], -1)], dim=-1)
-    return torch.cat([t + norm, t - norm], dim=-1), frame / math.sqrt(2)
-
-
-def second_order_matrix(frame: Tensor, own: Tensor, mixed: Tensor) -> Tensor:
-    """The matrix ``(..., d, d)`` with eigenvalues ``own`` ``(..., 2)`` on the two directions of the frame and ``mixed``
-    ``(..., 1)`` on the d − 2 orthogonal to them."""
-    mixed = mixed.unsqueeze(-1)
-    identity = torch.eye(frame.shape[-2], dtype=own.dtype, device=own.device)
-    return mixed * identity + (frame * (own.unsqueeze(-2) - mixed)) @ frame.mT
-
-
-def second_order_jacobian(v: Tensor) -> Tensor:
-    """DΠ(v) for the second-order cone, ``(..., d, d)``: γ₊₊ and γ₋₋ on the frame, γ₊₋ elsewhere."""
-    eigenvalues, frame = second_order_frame(v)
-    p, s = torch.relu(eigenvalues), torch.relu(-eigenvalues)
-    return second_order_matrix(frame, share(p, s), share(*second_order_sums(p, s)))
-
-
-def second_order_sums(p: Tensor, s: Tensor) -> Pair:
-    """p₊ + p₋ and s₊ + s₋, ``(..., 1)``."""
-    return p.sum(-1, keepdim=True), s.sum(-1, keepdim=True)
-
-
-# Semidefinite: v is a symmetric matrix, as the vector of its lower triangle.
+from .kind import Kind
+from .spectral import Pair, odds, parts, share
 
 
 def order_of(size: int) -> int:
@@ -106,7 +29,7 @@ def lower_triangle(k: int, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def to_matrix(v: Tensor) -> Tensor:
-    """The symmetric matrix ``(..., k, k)`` of a vector ``(..., k(k+1)/2)``; see :class:`.cones.Cones`."""
+    """The symmetric matrix ``(..., k, k)`` of a vector ``(..., k(k+1)/2)``; see :class:`.Cones`."""
     k = order_of(v.shape[-1])
     row, column = lower_triangle(k, v.device)
     place = torch.empty(k, k, dtype=torch.long, device=v.device)
@@ -121,7 +44,7 @@ def to_vector(M: Tensor) -> Tensor:
     return M[..., row, column] * (1 + (math.sqrt(2) - 1) * (row != column).to(M.dtype))
 
 
-def project_semidefinite(v: Tensor) -> Tensor:
+def project_semidefinite(v: Tensor, near: Tensor | None = None) -> Tensor:
     """V max(Λ, 0) Vᵀ for the symmetric matrix V Λ Vᵀ that v ``(..., k(k+1)/2)`` holds."""
     return to_vector(_ProjectSemidefinite.apply(to_matrix(v)))
 
@@ -150,7 +73,7 @@ def semidefinite_matrix(T: Tensor, gamma: Tensor) -> Tensor:
 
 
 def semidefinite_jacobian(v: Tensor) -> Tensor:
-    """DΠ(v) for the semidefinite cone, ``(..., size, size)``, by eq. (2)."""
+    """DΠ(v) for the semidefinite cone, ``(..., size, size)``, by eq. (2) of :mod:`.spectral`."""
     eigenvalues, V = torch.linalg.eigh(to_matrix(v))
     gamma = share(*semidefinite_sums(torch.relu(eigenvalues), torch.relu(-eigenvalues)))
     return semidefinite_matrix(congruence_matrix(V), gamma)
@@ -160,6 +83,50 @@ def semidefinite_sums(p: Tensor, s: Tensor) -> Pair:
     """pᵢ + pⱼ and sᵢ + sⱼ for every entry of the lower triangle."""
     row, column = lower_triangle(p.shape[-1], p.device)
     return p[..., row] + p[..., column], s[..., row] + s[..., column]
+
+
+def linearise_semidefinite(v: Tensor, near: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """y, D and W of :mod:`.slope`."""
+    eigenvalues, V = torch.linalg.eigh(to_matrix(v))
+    p, s = parts(eigenvalues)
+    sums = semidefinite_sums(p, s)
+    y, T = to_vector((V * p.unsqueeze(-2)) @ V.mT), congruence_matrix(V)
+    return y, semidefinite_matrix(T, share(*sums)), semidefinite_matrix(T, odds(*sums))
+
+
+@dataclass(frozen=True)
+class Semidefinite:
+    """The frames (:mod:`.frames`). G is D ↦ R⁻¹DR⁻ᵀ, and λ is diagonal.
+
+    With S = LLᵀ and LᵀYL = QMQᵀ it is λ = M^½ and R = LQM^−¼; then R⁻¹ = λ⁻¹RᵀY.
+    """
+
+    matrix: Tensor
+    point: Tensor
+    eigenvalues: Tensor
+
+    @classmethod
+    def at(cls, s: Tensor, y: Tensor) -> Semidefinite:
+        Y = to_matrix(y)
+        L, _ = torch.linalg.cholesky_ex(to_matrix(s))
+        M, Q = torch.linalg.eigh(_finite(L.mT @ Y @ L))
+        eigenvalues = M.clamp_min(torch.finfo(s.dtype).tiny).sqrt()
+        R = L @ Q / eigenvalues.sqrt().unsqueeze(-2)
+        point = torch.zeros_like(s)
+        point[..., diagonal_places(M.shape[-1], s.device)] = eigenvalues
+        return cls(congruence_matrix(R.mT @ Y / eigenvalues.unsqueeze(-1)), point, eigenvalues)
+
+    def centring(self, ds: Tensor, dy: Tensor, mu: Tensor) -> Tensor:
+        product = to_matrix(ds) @ to_matrix(dy)
+        product = product + product.mT
+        sums = self.eigenvalues.unsqueeze(-1) + self.eigenvalues.unsqueeze(-2)
+        result = -product / sums
+        result.diagonal(dim1=-2, dim2=-1).add_(mu / self.eigenvalues)
+        return to_vector(result)
+
+    def shrinkage(self, d: Tensor) -> Tensor:
+        root = self.eigenvalues.sqrt()
+        return -torch.linalg.eigvalsh(_finite(to_matrix(d) / root.unsqueeze(-1) / root.unsqueeze(-2)))[..., 0]
 
 
 class _ProjectSemidefinite(torch.autograd.Function):
@@ -229,10 +196,23 @@ class _Lyapunov(torch.autograd.Function):
         return _Lyapunov.apply(*batch_first(info, in_dims, tensors)), 0
 
 
-# What the three have in common.
+def _centre(size: int) -> list[float]:
+    """The identity matrix."""
+    k = order_of(size)
+    return [float(row == column) for column in range(k) for row in range(column, k)]
 
 
-def share(p: Tensor, s: Tensor) -> Tensor:
-    """γ = p / (p + s) of eq. (2), 0 where both are 0."""
-    total = p + s
-    return torch.where(total > 0, p / torch.where(total > 0, total, 1), 0)
+def _finite(M: Tensor) -> Tensor:
+    """M with zeros for what is not a number, because eigenvalue routines raise."""
+    return torch.nan_to_num(M, 0.0, 0.0, 0.0)
+
+
+SEMIDEFINITE = Kind(
+    rows=lambda order: order * (order + 1) // 2,
+    degree=order_of,
+    centre=_centre,
+    project=project_semidefinite,
+    jacobian=semidefinite_jacobian,
+    linearise=linearise_semidefinite,
+    frame=Semidefinite.at,
+)

@@ -1,35 +1,97 @@
-"""Batches of any shape, and the flat ones that the algorithms of quadratic programs work on."""
+"""The derivative of a quadratic program's solution: what is zero there, and linear systems with its Jacobian.
+
+At the solution the active inequalities a = {i: λᵢ > sᵢ} are known, and z = (y, ν, λ) is the root of
+
+    R = ( Qy + p + Aᵀν + Gᵀλ,   Ay − b,   Gᵢy − hᵢ for i ∈ a,   −λᵢ for i ∉ a )                       (1)
+
+Source: OptNet (Amos & Kolter 2017), eqs. 6–8.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from ...batch.columns import as_columns
+from ...batch.products import contract, times_columns
+from ...batch.shapes import flatten_whole
+from ...linear import LinearOperator
 from ...solution import SolverError, failed_indices
-from .kkt import QP, Step, solve_exactly
-from .scaling import equilibrate
+from .kkt import solve_exactly
+from .program import EVENT_DIMS, QP, Step, flatten
+from .scaling import Scaling, equilibrate
 
-EVENT_DIMS = (2, 1, 2, 1, 2, 1)  # of Q, p, A, b, G, h
+
+def kkt_residual(
+    z: Tensor,
+    Q: Tensor,
+    p: Tensor,
+    A: Tensor,
+    b: Tensor,
+    G: Tensor,
+    h: Tensor,
+    active: Tensor,
+    elastic: Tensor,
+) -> Tensor:
+    """Eq. (1) for z = (y, ν, λ), all with the same number of batch dimensions; elastic ``(*batch, 1)``."""
+    y, nu, lam = z.split((p.shape[-1], b.shape[-1], h.shape[-1]), dim=-1)
+    stationarity, equality = linear_equations(y, nu, lam, Q, p, A, b, G, elastic)
+    inequality = torch.where(active, contract(G, y) - torch.where(active, h, 0) - elastic * lam, -lam)
+    return torch.cat([stationarity, equality, inequality], dim=-1)
 
 
-def flatten(data: Sequence[Tensor], batch: torch.Size, elastic: Tensor) -> QP:
-    """One batch dimension, 1 for what is shared by all; symmetric Q; rows with infinite h become 0ᵀy ≤ 1."""
-    flat = []
-    for t, dims in zip(data, EVENT_DIMS, strict=True):
-        event = t.shape[t.ndim - dims :]
-        shared = t.shape[: t.ndim - dims].numel() == 1
-        t = t.reshape(1, *event) if shared else t.expand(*batch, *event).reshape(batch.numel(), *event)
-        flat.append((t if dims == 2 else t.unsqueeze(-1)).double())
-    Q, p, A, b, G, h = flat
-    p = p.expand(batch.numel(), -1, -1)
-    free = torch.isinf(h)
-    if free.any():
-        G, h = torch.where(free, 0, G), torch.where(free, 1, h)
-    elastic = elastic.expand(*batch, 1).reshape(batch.numel(), 1, 1) if elastic.any() else p.new_zeros(1, 1, 1)
-    return QP((Q + Q.mT).mul_(0.5), p, A, b, G, h, elastic.double())
+def solve_kkt(operator: LinearOperator, rhs: Tensor, kept: Kept) -> Tensor:
+    """D_z R w = rhs, or its transpose, for the residual (1).
+
+    With the rows of inactive inequalities eliminated both are the symmetric system (2) of :mod:`.qp.kkt`.
+    """
+    _, *data, active, elastic = operator.parameters
+    system = KKTSystem(kept, data, elastic, active.shape[:-1])
+    G, active = system.qp.G, system.column(active)
+    r, restore = system.columns(rhs)
+    inactive = torch.where(active, 0, -r.inequality)
+    if not operator.transposed:
+        r = r._replace(y=r.y - times_columns(G.mT, inactive))
+    step = system.solve(system.qp.elastic, active, r._replace(inequality=active * r.inequality))
+    lam = inactive if not operator.transposed else torch.where(active, 0, times_columns(G, step.y) + inactive)
+    return restore(step._replace(inequality=torch.where(active, step.inequality, lam)))
+
+
+def linear_equations(
+    y: Tensor, nu: Tensor, lam: Tensor, Q: Tensor, p: Tensor, A: Tensor, b: Tensor, G: Tensor, elastic: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Stationarity Qy + p + Aᵀν + Gᵀλ and the equalities Ay − b − εν, all ``(*batch, ·)``, ε ``(*batch, 1)``."""
+    stationarity = contract(0.5 * (Q + Q.mT), y) + p + contract(A.mT, nu) + contract(G.mT, lam)
+    return stationarity, contract(A, y) - b - elastic * nu
+
+
+class Kept:
+    """The flat program that the forward pass made of its tensors and its scaling: the backward pass of the same tensors
+    finds them here."""
+
+    def __init__(self) -> None:
+        self.data: tuple[Tensor, ...] = ()
+        self.qp: QP | None = None
+        self.scaling: Scaling | None = None
+
+    def program(self, data: Sequence[Tensor], batch: torch.Size, elastic: Tensor) -> tuple[QP, Scaling | None]:
+        """The program with these data, flat and not scaled, and the scaling it needs."""
+        if self.qp is not None and len(self.qp.p) == batch.numel() and self._are_kept(data) and not elastic.any():
+            return self.qp, self.scaling
+        qp = flatten(data, batch, elastic)
+        scaling = equilibrate(qp)
+        if self.qp is None:
+            self.data, self.qp, self.scaling = tuple(data), qp, scaling
+        return qp, scaling
+
+    def _are_kept(self, data: Sequence[Tensor]) -> bool:
+        # Autograd sees to it that a tensor which it saved was not overwritten in between.
+        return all(
+            old.data_ptr() == new.data_ptr() and old.shape == new.shape and old.stride() == new.stride()
+            for old, new in zip(self.data, data, strict=True)
+        )
 
 
 class KKTSystem:
@@ -39,29 +101,28 @@ class KKTSystem:
     factorisation. The arithmetic is in float64.
     """
 
-    def __init__(self, data: Sequence[Tensor], elastic: Tensor, *batches: torch.Size):
+    def __init__(self, kept: Kept, data: Sequence[Tensor], elastic: Tensor, *batches: torch.Size):
         dims = zip(data, EVENT_DIMS, strict=True)
         self.batch = torch.broadcast_shapes(*batches, *(t.shape[:-d] for t, d in dims))
-        self.qp = flatten(data, self.batch, elastic)
+        self.qp, self.scaling = kept.program(data, self.batch, elastic)
         self.sizes = [t.shape[-2] for t in (self.qp.p, self.qp.b, self.qp.h)]
 
     def column(self, v: Tensor) -> Tensor:
         """``(*batch, m)`` as ``(N, m, 1)``."""
-        return v.expand(*self.batch, -1).reshape(self.batch.numel(), v.shape[-1], 1)
+        return flatten_whole(v, 1, self.batch).unsqueeze(-1)
 
-    def columns(self, rhs: Tensor) -> Step:
-        order, extra = self._order(rhs)
-        columns = rhs.permute(order).reshape(self.batch.numel(), rhs.shape[-1], extra).double()
-        return Step(*columns.split(self.sizes, dim=1))
+    def columns(self, rhs: Tensor):
+        """The right-hand sides as columns, and the way back from a solution to the shape and dtype of ``rhs``."""
+        columns, back = as_columns(rhs, self.batch)
 
-    def restore(self, step: Step, rhs: Tensor) -> Tensor:
-        order, _ = self._order(rhs)
-        shape = [rhs.shape[i] for i in order]
-        return torch.cat(step, dim=1).to(rhs.dtype).reshape(shape).permute([order.index(i) for i in range(rhs.ndim)])
+        def restore(step: Step) -> Tensor:
+            return back(torch.cat(step, dim=1).to(rhs.dtype))
+
+        return Step(*columns.double().split(self.sizes, dim=1)), restore
 
     def solve(self, compliance: Tensor, included: Tensor, r: Step) -> Step:
         """As :func:`.qp.kkt.solve_exactly`, on equilibrated data; raises where the system is singular."""
-        step, solved = _equilibrated(self.qp, compliance, included, r)
+        step, solved = self._solve_scaled(compliance, included, r)
         # An element already marked NaN stays NaN and is nobody's error.
         failed = ~solved & torch.isfinite(torch.cat(r, dim=1)).all(2).all(1)
         if failed.any():
@@ -72,32 +133,10 @@ class KKTSystem:
             )
         return step
 
-    def _order(self, rhs: Tensor) -> tuple[list[int], int]:
-        """Dimensions of rhs as (batch, entries, columns), and the number of columns."""
-        extra = [i for i, size in enumerate(self.batch) if size == 1 and rhs.shape[i] > 1]
-        own = [i for i in range(len(self.batch)) if i not in extra]
-        return [*own, rhs.ndim - 1, *extra], math.prod(rhs.shape[i] for i in extra)
-
-
-def _equilibrated(qp: QP, compliance: Tensor, included: Tensor, r: Step) -> tuple[Step, Tensor]:
-    scaling = equilibrate(qp)
-    if scaling is None:
-        return solve_exactly(qp, compliance, included, r)
-    compliance = compliance * scaling.g.square() / scaling.c
-    step, solved = solve_exactly(scaling.apply(qp), compliance, included, scaling.apply_to_rows(r))
-    return scaling.undo_step(step), solved
-
-
-def linear_equations(
-    y: Tensor, nu: Tensor, lam: Tensor, Q: Tensor, p: Tensor, A: Tensor, b: Tensor, G: Tensor, elastic: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Stationarity Qy + p + Aᵀν + Gᵀλ and the equalities Ay − b − εν, all ``(*batch, ·)``, ε ``(*batch, 1)``."""
-    stationarity = batched_product(0.5 * (Q + Q.mT), y) + p + batched_product(A.mT, nu) + batched_product(G.mT, lam)
-    return stationarity, batched_product(A, y) - b - elastic * nu
-
-
-def batched_product(M: Tensor, v: Tensor) -> Tensor:
-    """M v for ``(*batch, k, n)`` and ``(*batch, n)`` with equally many dimensions; a shared M is one matrix product."""
-    if M.shape[:-2].numel() == 1:
-        return v @ M.reshape(M.shape[-2:]).mT
-    return (M * v.unsqueeze(-2)).sum(-1)  # its derivative in M is quicker than that of a batched product
+    def _solve_scaled(self, compliance: Tensor, included: Tensor, r: Step) -> tuple[Step, Tensor]:
+        scaling = self.scaling
+        if scaling is None:
+            return solve_exactly(self.qp, compliance, included, r)
+        compliance = compliance * scaling.g.square() / scaling.c
+        step, solved = solve_exactly(scaling.apply(self.qp), compliance, included, scaling.apply_to_rows(r))
+        return scaling.undo_step(step), solved

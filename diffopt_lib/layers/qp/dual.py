@@ -13,7 +13,8 @@ complementarity problem in the multipliers λ and the slacks s alone, whose matr
 Two methods share the work on it. The interior point method follows the central path sᵢ λᵢ = σμ until it is clear which
 inequalities are active, up to a few. The active set method then starts from that guess, solves (2) with sᵢ = 0 on it
 and λᵢ = 0 off it, and lets those inequalities change sides whose λᵢ or sᵢ came out negative. It ends in finitely many
-steps near the solution but may cycle far from it, so whoever has not settled after a few rounds goes back to the path.
+steps near the solution but may cycle far from it, so an element that has not settled after a few rounds goes back to
+the path.
 
 Nothing here needs to be trusted: the result is right if it satisfies the optimality conditions of the quadratic program
 itself, which the caller checks.
@@ -24,16 +25,19 @@ Source: Mehrotra 1992 for the path; Hintermüller, Ito & Kunisch 2002 for the ac
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ...batch.products import solve_lower, times_columns
+from ...batch.rows import iterate, scatter, select, take
 from ...linear import cholesky_
-from .interior import Point
-from .kkt import QP, mul, solve_lower, take
 from .path import inside, mehrotra_direction
+from .program import QP, Attempt, Point, kkt_error
 
-NEAR = 1e-2  # relative violation of (2) below which the active set is worth a guess
+NEAR = 1e-2  # relative violation of (2) from which on the active set is guessed, and after a wrong guess a hundredth
+SLIP = 1e-10  # of the largest entry of λ or s: how far below 0 an entry may come out on the right side
 SMALLEST_PIVOT = 1e-6  # of the Cholesky factors L and R, relative to the largest
 
 
@@ -51,9 +55,9 @@ class NearestPoint:
 
     def solution(self, lam: Tensor) -> tuple[Tensor, Tensor]:
         """y and ν for given λ."""
-        z = mul(self.basis.mT, self.t) - mul(self.P, lam)
+        z = times_columns(self.basis.mT, self.t) - times_columns(self.P, lam)
         y = solve_lower(self.L, z - self.v, transpose=True)
-        return y, -solve_lower(self.R, self.t + mul(self.along, lam), transpose=True)
+        return y, -solve_lower(self.R, self.t + times_columns(self.along, lam), transpose=True)
 
 
 @dataclass(frozen=True)
@@ -79,17 +83,15 @@ class Complementarity:
         return cholesky_(self.work)
 
 
-def solve_dual(qp: QP, max_iterations: int) -> tuple[Point, Tensor]:
-    """A solution, and the iterations spent on each element, ``(N,)``.
-
-    An element whose Q is ill-conditioned or that did not settle is returned as it is, and may be anything.
-    """
+def solve_dual(qp: QP, max_iterations: int) -> Attempt:
+    """A solution and its error. The iterations are 0 for an element whose Q is ill-conditioned; that one, and one that
+    did not settle, is returned as it is and may be anything."""
     problem = nearest_point(qp)
-    dual = complementarity(qp, problem)
-    lam, iterations = solve_complementarity(dual, max_iterations)
+    lam, iterations = solve_complementarity(complementarity(qp, problem), max_iterations)
     y, nu = problem.solution(lam)
-    s = torch.where(lam > 0, 0, (qp.h - mul(qp.G, y)).clamp_min(0))
-    return Point(y, nu, lam, s), iterations
+    s = torch.where(lam > 0, 0, (qp.h - times_columns(qp.G, y)).clamp_min(0))
+    point = Point(y, nu, lam, s)
+    return Attempt(point, kkt_error(qp, point), iterations)
 
 
 def nearest_point(qp: QP) -> NearestPoint:
@@ -99,15 +101,27 @@ def nearest_point(qp: QP) -> NearestPoint:
     basis = solve_lower(R, U.mT)
     along = torch.matmul(basis, W)
     P = torch.matmul(basis.mT, along).neg_().add_(W) if qp.A.shape[-2] else W
-    return NearestPoint(L, R, basis, along, P, v, solve_lower(R, qp.b + mul(U.mT, v)))
+    return NearestPoint(L, R, basis, along, P, v, solve_lower(R, qp.b + times_columns(U.mT, v)))
 
 
 def complementarity(qp: QP, problem: NearestPoint) -> Complementarity:
     M = torch.matmul(problem.P.mT, problem.P)
-    in_basis = mul(problem.basis, problem.v) - problem.t
-    q = qp.h + mul(problem.P.mT, problem.v) + mul(problem.along.mT, in_basis)  # as P is orthogonal to the basis
+    in_basis = times_columns(problem.basis, problem.v) - problem.t
+    q = (
+        qp.h + times_columns(problem.P.mT, problem.v) + times_columns(problem.along.mT, in_basis)
+    )  # as P is orthogonal to the basis
     size = 1 + torch.maximum(qp.p.abs().amax(-2, keepdim=True), qp.h.abs().amax(-2, keepdim=True))
     return Complementarity(M, q, size, torch.empty(len(q), *M.shape[1:], dtype=M.dtype, device=M.device))
+
+
+class OnPath(NamedTuple):
+    """The elements that follow the path: λ, s and the residual Mλ + q − s of each."""
+
+    problem: Complementarity
+    lam: Tensor
+    s: Tensor
+    r: Tensor
+    near: float  # relative violation of (2) from which on the active set is guessed
 
 
 def solve_complementarity(problem: Complementarity, max_iterations: int) -> tuple[Tensor, Tensor]:
@@ -115,36 +129,39 @@ def solve_complementarity(problem: Complementarity, max_iterations: int) -> tupl
 
     The iterations count the factorisations of interior point steps and of active set rounds alike.
     """
-    solution = torch.full_like(problem.q, torch.nan)
-    iterations = torch.zeros(len(solution), dtype=torch.int64, device=solution.device)
     sound = torch.isfinite(problem.q).all(1).squeeze(-1)  # not so where Q is ill-conditioned
-    left = torch.nonzero(sound).squeeze(-1)
-    if len(left) == 0:
-        return solution, iterations
-    if len(left) < len(solution):
-        problem = problem.select(sound)
-    near = NEAR
-    lam, s, r = initial_point(problem)
-    for k in range(1, max_iterations + 1):
-        error = torch.maximum((s * lam).amax(1), r.abs().amax(1))
+    if sound.all():
+        return _follow_path(problem, max_iterations)
+    unsolved = (torch.full_like(problem.q, torch.nan), torch.zeros_like(sound, dtype=torch.int64))
+    if not sound.any():
+        return unsolved
+    return scatter(unsolved, sound, _follow_path(select(problem, sound), max_iterations))
+
+
+def _follow_path(problem: Complementarity, max_iterations: int) -> tuple[Tensor, Tensor]:
+    limit = max_iterations - 1
+
+    def look(at: OnPath, k: int) -> tuple[OnPath, Tensor, tuple[Tensor, Tensor]]:
+        error = torch.maximum((at.s * at.lam).amax(1), at.r.abs().amax(1))
         # Most of the batch guesses together: a round costs nearly as much for a few elements as for many.
-        if (error <= near * problem.size.squeeze(-1)).sum() >= 0.9 * len(left) or k == max_iterations:
-            solution[left], rounds = settle(problem, lam > s)
-            iterations[left] = k + rounds
-            keep = torch.isnan(solution[left]).any(1).squeeze(-1)
-            if not keep.any():
-                break
-            problem, left, near = problem.select(keep), left[keep], near / 100
-            lam, s, r = lam[keep], s[keep], r[keep]
-        lam, s, r = interior_step(problem, lam, s, r)
-    return solution, iterations
+        if (error <= at.near * at.problem.size.squeeze(-1)).sum() < 0.9 * len(error) and k < limit:
+            nobody = torch.zeros_like(error, dtype=torch.bool).squeeze(-1)
+            return at, nobody, (at.lam, nobody.long())
+        lam, rounds = settle(at.problem, at.lam > at.s)
+        return at._replace(near=at.near / 100), ~torch.isnan(lam).any(1).squeeze(-1), (lam, k + 1 + rounds)
+
+    def step(at: OnPath) -> OnPath:
+        lam, s, r = interior_step(at.problem, at.lam, at.s, at.r)
+        return at._replace(lam=lam, s=s, r=r)
+
+    return iterate(OnPath(problem, *initial_point(problem), NEAR), look, step, limit)
 
 
 def initial_point(problem: Complementarity) -> tuple[Tensor, Tensor, Tensor]:
     """(M + I) λ = −q solved for the diagonal of M alone, λ and −λ moved inside, and the residual Mλ + q − s of that."""
     v = -problem.q / (1 + problem.M.diagonal(dim1=-2, dim2=-1).unsqueeze(-1))
     lam, s = inside(v), inside(-v)
-    return lam, s, mul(problem.M, lam) + problem.q - s
+    return lam, s, times_columns(problem.M, lam) + problem.q - s
 
 
 def interior_step(problem: Complementarity, lam: Tensor, s: Tensor, r: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -162,22 +179,20 @@ def interior_step(problem: Complementarity, lam: Tensor, s: Tensor, r: Tensor) -
 
 def settle(problem: Complementarity, active: Tensor, rounds: int = 4) -> tuple[Tensor, Tensor]:
     """The active set method from a guess ``(N, m, 1)``: λ, NaN where it did not settle; the rounds spent, ``(N,)``."""
-    solution = torch.full_like(problem.q, torch.nan)
-    spent = torch.full((len(active),), rounds, device=active.device)
-    left = torch.arange(len(active), device=active.device)
-    for k in range(1, rounds + 1):
+
+    def look(at: tuple[Complementarity, Tensor], k: int) -> tuple[Any, Tensor, tuple[Tensor, Tensor]]:
+        problem, active = at
         on = active.to(problem.q.dtype)
         L = problem.factorise(on, 1 - on)  # the identity off the active set
         lam = solve_lower(L, solve_lower(L, -on * problem.q), transpose=True)
-        s = mul(problem.M, lam) + problem.q
-        slip = 1e-10 * torch.maximum(s.abs().amax(1, keepdim=True), lam.abs().amax(1, keepdim=True))
+        s = times_columns(problem.M, lam) + problem.q
+        slip = SLIP * torch.maximum(s.abs().amax(1, keepdim=True), lam.abs().amax(1, keepdim=True))
         moves = torch.where(active, ~(lam >= -slip), s < -slip)
         stays = ~moves.any(1).squeeze(-1)
-        solution[left[stays]], spent[left[stays]] = lam[stays].clamp_min(0), k
-        if stays.all():
-            break
-        left, problem, active = left[~stays], problem.select(~stays), (active ^ moves)[~stays]
-    return solution, spent
+        solution = torch.where(stays[:, None, None], lam.clamp_min(0), torch.nan)
+        return (problem, active ^ moves), stays, (solution, torch.full_like(stays, k + 1, dtype=torch.int64))
+
+    return iterate((problem, active), look, lambda at: at, rounds - 1)
 
 
 def _well_conditioned(L: Tensor) -> Tensor:

@@ -21,73 +21,18 @@ again by iterative refinement, which makes each round a step of the proximal met
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ...batch.products import largest, solve_lower, times_columns
 from ...linear import cholesky_
+from .program import QP, Step
 
-EQUALITY_WEIGHT = 1e7
-REGULARISATION = 1e-9
-ROUNDING = 8 * torch.finfo(torch.float64).eps  # what a sum of large weights may lose, relative to its size
-
-
-@dataclass(frozen=True)
-class QP:
-    """The data of (1) for a batch of N: Q ``(N, n, n)``, A ``(N, k, n)``, G ``(N, m, n)``, and the columns p
-    ``(N, n, 1)``, b ``(N, k, 1)``, h ``(N, m, 1)``. A shared tensor has 1 in the place of N; k and m may be 0.
-
-    Where ``elastic`` ε ``(N, 1, 1)`` is positive, the constraints may be violated at a price: the objective gains
-    ‖violation‖² / 2ε, so Ay − b = ε ν and Gy − h ≤ ε λ. As ε → 0 that gives the solution on the nearest constraints
-    (in the least-squares sense) that are feasible."""
-
-    Q: Tensor
-    p: Tensor
-    A: Tensor
-    b: Tensor
-    G: Tensor
-    h: Tensor
-    elastic: Tensor
-
-    def select(self, keep: Tensor) -> QP:
-        """The batch elements where ``keep`` is True."""
-        return QP(*(take(getattr(self, field.name), keep) for field in fields(self)))
-
-
-class Step(NamedTuple):
-    """(dy, dν, dλ), or the right-hand sides (r₁, r₂, r₃), one or more columns each: ``(N, n, c)`` and so on."""
-
-    y: Tensor
-    equality: Tensor
-    inequality: Tensor
-
-
-def take(x: Tensor, keep: Tensor) -> Tensor:
-    """Rows of x, unless it is shared by the whole batch."""
-    return x if x.shape[0] == 1 and keep.shape[0] != 1 else x[keep]
-
-
-def mul(M: Tensor, v: Tensor) -> Tensor:
-    """M v for ``(N or 1, k, n)`` and ``(N, n, c)``; a shared matrix times single columns is one matrix product."""
-    if M.shape[0] == 1 and v.shape[-1] == 1:
-        return (v.squeeze(-1) @ M[0].mT).unsqueeze(-1)
-    if v.shape[-1] == 1:
-        return (v.mT @ M.mT).mT  # batched BLAS takes a row several times faster than a column
-    return torch.matmul(M, v)
-
-
-def largest(v: Tensor) -> Tensor:
-    """The largest entry of each element ``(N, k, c)``, ``(N,)``; 0 if there is none."""
-    return v.abs().amax((1, 2)) if v.shape[1] and v.shape[2] else v.new_zeros(len(v))
-
-
-def solve_lower(L: Tensor, v: Tensor, transpose: bool = False) -> Tensor:
-    """L⁻¹ v, or L⁻ᵀ v, for a lower triangular L ``(N or 1, n, n)``; a shared L is not copied."""
-    if L.shape[0] == 1 and v.shape[0] > 1 and v.shape[-1] == 1:
-        return solve_lower(L, v.squeeze(-1).mT.unsqueeze(0), transpose).squeeze(0).mT.unsqueeze(-1)
-    return torch.linalg.solve_triangular(L.mT if transpose else L, v, upper=transpose)
+EQUALITY_WEIGHT = 1e7  # E of (3), large enough to need few rounds of refinement
+DIAGONAL = 1e-9  # ρ of (3), enough to make a singular Q definite
+DIAGONAL_SHARE = 8 * torch.finfo(torch.float64).eps  # ρ relative to the entries of (3): what a sum of them loses
 
 
 @dataclass(frozen=True)
@@ -109,11 +54,13 @@ class KKT:
 
     def solve(self, r: Step) -> Step:
         """The solution of (2), up to what E and ρ get wrong."""
-        rhs = r.y + mul(self.G.mT, self.w * r.inequality)
+        rhs = r.y + times_columns(self.G.mT, self.w * r.inequality)
         if self.A.shape[-2]:
-            rhs = rhs + mul(self.A.mT, self.E * r.equality)
+            rhs = rhs + times_columns(self.A.mT, self.E * r.equality)
         y = solve_lower(self.L, solve_lower(self.L, rhs), transpose=True)
-        return Step(y, self.E * (mul(self.A, y) - r.equality), self.w * (mul(self.G, y) - r.inequality))
+        return Step(
+            y, self.E * (times_columns(self.A, y) - r.equality), self.w * (times_columns(self.G, y) - r.inequality)
+        )
 
 
 def factorise(qp: QP, w: Tensor) -> KKT:
@@ -123,7 +70,7 @@ def factorise(qp: QP, w: Tensor) -> KKT:
     if qp.A.shape[-2]:
         K.add_(torch.matmul(qp.A.mT, E * qp.A))
     diagonal = K.diagonal(dim1=-2, dim2=-1)
-    diagonal.add_((ROUNDING * diagonal.amax(-1, keepdim=True)).clamp_min(REGULARISATION))
+    diagonal.add_((DIAGONAL_SHARE * diagonal.amax(-1, keepdim=True)).clamp_min(DIAGONAL))
     return KKT(cholesky_(K), qp.A, qp.G, E, w)
 
 
@@ -137,9 +84,12 @@ def solve_exactly(qp: QP, compliance: Tensor, included: Tensor, r: Step, rounds:
     for _ in range(rounds):
         step = Step(*(a + d for a, d in zip(step, kkt.solve(left), strict=True)))
         left = Step(
-            y=r.y - mul(qp.Q, step.y) - mul(qp.A.mT, step.equality) - mul(qp.G.mT, step.inequality),
-            equality=r.equality - mul(qp.A, step.y) + qp.elastic * step.equality,
-            inequality=included * (r.inequality - mul(qp.G, step.y) + compliance * step.inequality),
+            y=r.y
+            - times_columns(qp.Q, step.y)
+            - times_columns(qp.A.mT, step.equality)
+            - times_columns(qp.G.mT, step.inequality),
+            equality=r.equality - times_columns(qp.A, step.y) + qp.elastic * step.equality,
+            inequality=included * (r.inequality - times_columns(qp.G, step.y) + compliance * step.inequality),
         )
         if (_size(left) <= 1e4 * torch.finfo(size.dtype).eps * size).all():
             break
@@ -147,4 +97,4 @@ def solve_exactly(qp: QP, compliance: Tensor, included: Tensor, r: Step, rounds:
 
 
 def _size(r: Step) -> Tensor:
-    return largest(torch.cat(r, dim=1))
+    return largest(torch.cat(r, dim=1), (1, 2))

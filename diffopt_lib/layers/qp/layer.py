@@ -2,7 +2,7 @@
 
     y* = argmin_y  ½ yᵀQy + pᵀy   s.t.   Ay = b,  Gy ≤ h                                            (1)
 
-The solvers are :mod:`.qp.dual`, for well conditioned Q, and :mod:`.qp.interior`, for all. At the solution the active
+How it is solved is in :mod:`.qp.solver`, its derivative in :mod:`.qp.derivative`. At the solution the active
 inequalities a = {i: λᵢ > sᵢ} are known, and (y, ν, λ) is the root of
 
     R = ( Qy + p + Aᵀν + Gᵀλ,   Ay − b,   Gᵢy − hᵢ for i ∈ a,   −λᵢ for i ∉ a )                       (2)
@@ -24,7 +24,8 @@ Chapter: book/2_differentiable/04_quadratic_programs. Source: OptNet, eqs. 6–8
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -32,21 +33,17 @@ from torch import Tensor
 
 from ...autograd.opaque import opaque
 from ...autograd.precision import full_precision
-from ...batch.shapes import align_batch
+from ...batch.products import contract
+from ...batch.shapes import align
 from ...implicit import attach
-from ...linear import LinearOperator
-from ...solution import mark_failures
+from ...solution import SOLVED, mark_failures
 from ...validate import check_finite, check_floating, check_option, check_same_kind, values_visible
-from .derivative import EVENT_DIMS, KKTSystem, batched_product, flatten, linear_equations
-from .dual import solve_dual
-from .feasibility import ELASTIC, diagnose
-from .interior import Point, interior_point, kkt_error, polish
-from .kkt import QP, mul
-from .scaling import equilibrate
+from . import solver
+from .derivative import Kept, kkt_residual, solve_kkt
+from .program import EVENT_DIMS
 from .smoothing import with_central_path_derivative
 
-# Where both should be 0 a solver leaves λ and s small, with a ratio between this and its inverse.
-WEAKLY_ACTIVE = 1e-4
+NAMES = ("Q", "p", "A", "b", "G", "h")
 
 
 @dataclass(frozen=True)
@@ -61,6 +58,11 @@ class QPSolution:
         value: ½ yᵀQy + pᵀy, ``(*batch,)``. These five carry gradients.
         converged, iterations, residual: ``(*batch,)``; the residual is the largest violation of the KKT conditions,
             relative to 1 + the largest entries of p, b and h.
+        status: ``(*batch,)``, int64: 1 solved, 2 infeasible, 3 unbounded, 4 not converged.
+        infeasible_because: (ν, λ) with λ ≥ 0, Aᵀν + Gᵀλ = 0 and bᵀν + hᵀλ = −1 where the program was found to be
+            infeasible, ``(*batch, k + m)``, NaN elsewhere.
+        unbounded_because: d with Qd = 0, Ad = 0, Gd ≤ 0 and pᵀd = −1 where the status is 3, ``(*batch, n)``, NaN
+            elsewhere.
     """
 
     y: Tensor
@@ -71,6 +73,9 @@ class QPSolution:
     converged: Tensor
     iterations: Tensor
     residual: Tensor
+    status: Tensor
+    infeasible_because: Tensor
+    unbounded_because: Tensor
 
 
 @full_precision
@@ -120,151 +125,33 @@ def solve_qp(
         raise ValueError(f"smoothing must be at least 0 and finite, got {smoothing}")
     arguments = _complete(Q, p, A, b, G, h)
     _check(arguments)
-    batch = torch.broadcast_shapes(*(t.shape[:-dims] for t, dims in zip(arguments, EVENT_DIMS, strict=True)))
-    data = tuple(align_batch(t, dims, len(batch)) for t, dims in zip(arguments, EVENT_DIMS, strict=True))
+    batch, data = align(*zip(NAMES, arguments, EVENT_DIMS, strict=True))
     n, k, m = (t.shape[-1] for t in (arguments[1], arguments[3], arguments[5]))
     start = torch.zeros(*batch, n + k + 2 * m, dtype=p.dtype, device=p.device)
     if init is not None:
         parts = (init.y, init.equality_dual, init.inequality_dual, init.slack)
         start = torch.cat([v.detach().expand(*batch, -1) for v in parts], dim=-1)
 
-    def algorithm(start, *data):
-        return _solve(start, data, init is not None, tolerance, max_iterations, on_failure)
-
-    z, active, elastic, converged, iterations, residual = opaque(algorithm, start, *data)
-    z = attach(kkt_residual, solve_kkt, z, *data, active, elastic)
+    kept = Kept()
+    algorithm = partial(
+        solver.solve,
+        kept=kept,
+        warm=init is not None,
+        tolerance=tolerance,
+        max_iterations=max_iterations,
+        on_failure=on_failure,
+    )
+    z, active, elastic, status, iterations, residual, *certificates = opaque(algorithm, start, *data)
+    z = attach(kkt_residual, partial(solve_kkt, kept=kept), z, *data, active, elastic)
     if smoothing > 0:
-        z = with_central_path_derivative(z, data, elastic, smoothing)
+        z = with_central_path_derivative(z, data, elastic, smoothing, kept)
+    converged = status == SOLVED
     z = mark_failures(z, converged, "nan" if on_failure == "nan" else "raise")
     y, nu, lam = z.split((n, k, m), dim=-1)
     Q, p, _, _, G, h = data
-    value = 0.5 * (y * batched_product(Q, y)).sum(-1) + (p * y).sum(-1)
-    return QPSolution(y, nu, lam, h + elastic * lam - batched_product(G, y), value, converged, iterations, residual)
-
-
-def kkt_residual(
-    z: Tensor,
-    Q: Tensor,
-    p: Tensor,
-    A: Tensor,
-    b: Tensor,
-    G: Tensor,
-    h: Tensor,
-    active: Tensor,
-    elastic: Tensor,
-) -> Tensor:
-    """Eq. (2) for z = (y, ν, λ), all with the same number of batch dimensions; elastic ``(*batch, 1)``."""
-    y, nu, lam = z.split((p.shape[-1], b.shape[-1], h.shape[-1]), dim=-1)
-    stationarity, equality = linear_equations(y, nu, lam, Q, p, A, b, G, elastic)
-    inequality = torch.where(active, batched_product(G, y) - torch.where(active, h, 0) - elastic * lam, -lam)
-    return torch.cat([stationarity, equality, inequality], dim=-1)
-
-
-def solve_kkt(operator: LinearOperator, rhs: Tensor) -> Tensor:
-    """D_z R w = rhs, or its transpose, for the residual (2).
-
-    With the rows of inactive inequalities eliminated both are the symmetric system (2) of :mod:`.qp.kkt`.
-    """
-    _, *data, active, elastic = operator.parameters
-    system = KKTSystem(data, elastic, active.shape[:-1])
-    active = system.column(active)
-    r = system.columns(rhs)
-    inactive = torch.where(active, 0, -r.inequality)
-    if not operator.transposed:
-        r = r._replace(y=r.y - mul(system.qp.G.mT, inactive))
-    step = system.solve(system.qp.elastic, active, r._replace(inequality=active * r.inequality))
-    lam = inactive if not operator.transposed else torch.where(active, 0, mul(system.qp.G, step.y) + inactive)
-    return system.restore(step._replace(inequality=torch.where(active, step.inequality, lam)), rhs)
-
-
-def _solve(
-    start: Tensor, data: tuple[Tensor, ...], warm: bool, tolerance: float, max_iterations: int, on_failure: str
-) -> tuple[Tensor, ...]:
-    """Everything that happens outside the graph, on tensors with any number of batch dimensions, in float64."""
-    batch = start.shape[:-1]
-    N = batch.numel()
-    qp = flatten(data, batch, start.new_zeros(*batch, 1))
-    n, k, m = qp.Q.shape[-1], qp.A.shape[-2], qp.G.shape[-2]
-    guess = Point(*start.double().reshape(N, n + k + 2 * m, 1).split((n, k, m, m), dim=1)) if warm else None
-    point, error, iterations = _solve_flat(qp, N, guess, tolerance, max_iterations)
-    failed = ~(error <= tolerance)
-    if failed.any() and on_failure != "nan":
-        diagnosis = diagnose(qp.select(failed), int(failed.sum()), max_iterations)
-        if on_failure == "closest" and diagnosis.infeasible.any():
-            infeasible = failed.masked_scatter(failed, diagnosis.infeasible)
-            qp = replace(qp, elastic=torch.where(infeasible[:, None, None], ELASTIC, qp.elastic))
-            part, error_part, _ = interior_point(
-                qp.select(infeasible), int(infeasible.sum()), tolerance, max_iterations
-            )
-            point = point.scatter(infeasible, part)
-            error = error.masked_scatter(infeasible, error_part)
-            failed = ~(error <= tolerance)
-            diagnosis = replace(diagnosis, infeasible=torch.zeros_like(diagnosis.infeasible))
-        if failed.any():
-            diagnosis.raise_for(failed, batch, error, tolerance)
-
-    z = torch.cat([point.y, point.nu, point.lam], dim=1).reshape(*batch, n + k + m)
-    # All rows of a failed element count as active, so that its NaN reaches the gradient of every argument.
-    active = ((point.lam > point.s) | failed[:, None, None]).reshape(*batch, m)
-    elastic = qp.elastic.expand(N, 1, 1).reshape(*batch, 1)
-    z, elastic, error = (t.to(start.dtype) for t in (z, elastic, error))
-    return z, active, elastic, *(v.reshape(batch) for v in (~failed, iterations, error))
-
-
-def _solve_flat(
-    qp: QP, size: int, guess: Point | None, tolerance: float, max_iterations: int
-) -> tuple[Point, Tensor, Tensor]:
-    """Whoever's guess has the right active set is done; all others are solved."""
-    if guess is None:
-        return _solve_afresh(qp, size, tolerance, max_iterations)
-    point = polish(qp, guess)
-    point, error = _hold_weakly_active(qp, guess, point, kkt_error(qp, point), tolerance)
-    iterations = torch.ones(size, dtype=torch.int64, device=qp.p.device)
-    left = ~(error <= tolerance)
-    if left.any():
-        part, error_part, more = _solve_afresh(qp.select(left), int(left.sum()), tolerance, max_iterations)
-        point, error = point.scatter(left, part), error.masked_scatter(left, error_part)
-        iterations = iterations.masked_scatter(left, more)
-    return point, error, iterations
-
-
-def _hold_weakly_active(qp: QP, near: Point, point: Point, error: Tensor, tolerance: float) -> tuple[Point, Tensor]:
-    """Points that are not accurate yet may owe it to inequalities with λᵢ = sᵢ = 0: if no other holds what they do,
-    it must not be left free. They are polished once more from ``near``, with these in the active set."""
-    left = ~(error <= tolerance)
-    if not left.any():
-        return point, error
-    part = qp.select(left)
-    polished = polish(part, near.select(left), WEAKLY_ACTIVE)
-    of_polished = kkt_error(part, polished)
-    better = of_polished < error[left]
-    polished = polished.where(better, point.select(left))
-    return point.scatter(left, polished), error.masked_scatter(left, torch.where(better, of_polished, error[left]))
-
-
-def _solve_afresh(qp: QP, size: int, tolerance: float, max_iterations: int) -> tuple[Point, Tensor, Tensor]:
-    """Equilibrate, solve, and measure the error in the units of the caller."""
-    scaling = equilibrate(qp)
-    scaled = qp if scaling is None else scaling.apply(qp)
-    point, error, iterations = _solve_scaled(scaled, size, tolerance, max_iterations)
-    if scaling is None:
-        return point, error, iterations
-    point = scaling.undo(point)
-    return point, kkt_error(qp, point), iterations
-
-
-def _solve_scaled(qp: QP, size: int, tolerance: float, max_iterations: int) -> tuple[Point, Tensor, Tensor]:
-    """Through the dual if that is not larger; whoever does not solve it that way, and all others, directly."""
-    if not 0 < qp.G.shape[-2] <= 2 * qp.Q.shape[-1]:
-        return interior_point(qp, size, tolerance, max_iterations)
-    point, iterations = solve_dual(qp, max_iterations)
-    error = kkt_error(qp, point)
-    left = ~(error <= tolerance)
-    if left.any():
-        part, error_part, more = interior_point(qp.select(left), int(left.sum()), tolerance, max_iterations)
-        point, error = point.scatter(left, part), error.masked_scatter(left, error_part)
-        iterations = iterations.masked_scatter(left, more)
-    return point, error, iterations
+    slack = h + elastic * lam - contract(G, y)
+    value = 0.5 * (y * contract(Q, y)).sum(-1) + (p * y).sum(-1)
+    return QPSolution(y, nu, lam, slack, value, converged, iterations, residual, status, *certificates)
 
 
 def _complete(Q, p, A, b, G, h) -> tuple[Tensor, ...]:
@@ -281,13 +168,12 @@ def _complete(Q, p, A, b, G, h) -> tuple[Tensor, ...]:
 
 
 def _check(arguments: tuple[Tensor, ...]) -> None:
-    names = ("Q", "p", "A", "b", "G", "h")
     Q, p, A, b, G, h = arguments
-    for name, t, dims in zip(names, arguments, EVENT_DIMS, strict=True):
+    for name, t, dims in zip(NAMES, arguments, EVENT_DIMS, strict=True):
         check_floating(name, t)
         if t.ndim < dims:
             raise ValueError(f"{name} must have at least {dims} dimensions, got shape {tuple(t.shape)}")
-    check_same_kind("p", p, zip(names, arguments, strict=True))
+    check_same_kind("p", p, zip(NAMES, arguments, strict=True))
     n = p.shape[-1]
     if n == 0:
         raise ValueError(f"p must have shape (*batch, n) with n ≥ 1, got {tuple(p.shape)}")
@@ -295,12 +181,7 @@ def _check(arguments: tuple[Tensor, ...]) -> None:
     for name, t in (("Q", Q), ("A", A), ("G", G)):
         if tuple(t.shape[-2:]) != expected[name]:
             raise ValueError(f"{name} must end in the shape {expected[name]}, got {tuple(t.shape)}")
-    for name, t in zip(names[:5], arguments[:5], strict=True):
+    for name, t in zip(NAMES[:5], arguments[:5], strict=True):
         check_finite(name, t)
     if values_visible(h) and (torch.isnan(h) | (h == -torch.inf)).any():
         raise ValueError("h must be finite or +inf, got NaN or -inf")
-    try:
-        torch.broadcast_shapes(*(t.shape[:-dims] for t, dims in zip(arguments, EVENT_DIMS, strict=True)))
-    except RuntimeError:
-        shapes = ", ".join(f"{name} {tuple(t.shape)}" for name, t in zip(names, arguments, strict=True))
-        raise ValueError(f"the batch dimensions must broadcast against each other, got {shapes}") from None

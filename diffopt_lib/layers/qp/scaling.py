@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .interior import Point
-from .kkt import QP, Step
+from .program import QP, Point, Step
 
 WELL_SCALED = 8.0  # rows and columns with largest entries between 1/8 and 8 are left alone
 

@@ -17,26 +17,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from ...autograd.opaque import opaque
+from ...batch.products import contract, times_columns
 from ...implicit import attach
 from ...linear import LinearOperator
 from ...solution import SolverError, failed_indices
-from .derivative import KKTSystem, batched_product, linear_equations
-from .interior import Point, newton, residual
-from .kkt import QP, mul
+from .derivative import Kept, KKTSystem, linear_equations
+from .interior import newton
 from .path import STEP_BACK, step_length
-from .scaling import equilibrate
+from .program import QP, Point, residual
 
 
-def with_central_path_derivative(z: Tensor, data: Sequence[Tensor], elastic: Tensor, smoothing: float) -> Tensor:
+def with_central_path_derivative(
+    z: Tensor, data: Sequence[Tensor], elastic: Tensor, smoothing: float, kept: Kept
+) -> Tensor:
     """The solution z = (y, ν, λ) ``(*batch, n + k + m)`` with the derivative of the point of the path for μ."""
     mu = torch.full_like(elastic, smoothing)
-    (point,) = opaque(_central_point, z.detach(), *data, elastic, mu)
-    point = attach(central_path_residual, solve_central_path, point, *data, elastic, mu)
+    (point,) = opaque(partial(_central_point, kept=kept), z.detach(), *data, elastic, mu)
+    point = attach(central_path_residual, partial(solve_central_path, kept=kept), point, *data, elastic, mu)
     return z.detach() + (point - point.detach())
 
 
@@ -48,31 +51,31 @@ def central_path_residual(
     free = torch.isinf(h)
     G, h = torch.where(free.unsqueeze(-1), 0, G), torch.where(free, 1, h)
     stationarity, equality = linear_equations(y, nu, lam, Q, p, A, b, G, elastic)
-    slack = h + elastic * lam - batched_product(G, y)
+    slack = h + elastic * lam - contract(G, y)
     return torch.cat([stationarity, equality, lam * slack - mu], dim=-1)
 
 
-def solve_central_path(operator: LinearOperator, rhs: Tensor) -> Tensor:
+def solve_central_path(operator: LinearOperator, rhs: Tensor, kept: Kept) -> Tensor:
     """D_z R w = rhs, or its transpose, for the residual (1): a system (2) of :mod:`.qp.kkt` with weights λ/s."""
     z, *data, elastic, _mu = operator.parameters
-    system = KKTSystem(data, elastic, z.shape[:-1])
-    point, r = _point(system, z), system.columns(rhs)
+    system = KKTSystem(kept, data, elastic, z.shape[:-1])
+    point, (r, restore) = _point(system, z), system.columns(rhs)
     lam = point.lam
     if not operator.transposed:
         r = r._replace(inequality=-r.inequality / lam)
     step = system.solve(point.s / lam + system.qp.elastic, torch.ones_like(lam), r)
     if operator.transposed:
         step = step._replace(inequality=-step.inequality / lam)
-    return system.restore(step, rhs)
+    return restore(step)
 
 
-def _central_point(z: Tensor, *parameters: Tensor) -> tuple[Tensor]:
+def _central_point(z: Tensor, *parameters: Tensor, kept: Kept) -> tuple[Tensor]:
     """The point of the path for μ, from the solution z ``(*batch, n + k + m)``."""
     *data, elastic, mu = parameters
-    system = KKTSystem(data, elastic, z.shape[:-1])
+    system = KKTSystem(kept, data, elastic, z.shape[:-1])
     qp, solution, mu = system.qp, _point(system, z), system.column(mu).double()
     solution = replace(solution, s=solution.s.clamp_min(0))
-    scaling = equilibrate(qp)
+    scaling = system.scaling
     if scaling is None:
         point = _walk(qp, solution, mu, system.batch)
     else:
@@ -83,7 +86,7 @@ def _central_point(z: Tensor, *parameters: Tensor) -> tuple[Tensor]:
 def _point(system: KKTSystem, z: Tensor) -> Point:
     """z = (y, ν, λ) with the slack that belongs to it."""
     y, nu, lam = system.column(z).double().split(system.sizes, dim=1)
-    return Point(y, nu, lam, system.qp.h + system.qp.elastic * lam - mul(system.qp.G, y))
+    return Point(y, nu, lam, system.qp.h + system.qp.elastic * lam - times_columns(system.qp.G, y))
 
 
 def _walk(qp: QP, solution: Point, mu: Tensor, batch: torch.Size, max_iterations: int = 50) -> Point:

@@ -130,7 +130,7 @@ def start(weights: Tensor, machine: Machine, labels: Tensor, unit: Tensor) -> QP
     multipliers = unit * torch.cat([lam.flatten(-2), own.squeeze(-1)], dim=-1)
     slack = torch.cat([s.flatten(-2), xi], dim=-1).clamp_min(0)
     unknown = torch.full_like(xi[..., 0], torch.nan)
-    return QPSolution(torch.cat([weights, xi], dim=-1), xi[..., :0], multipliers, slack, *[unknown] * 4)
+    return QPSolution(torch.cat([weights, xi], dim=-1), xi[..., :0], multipliers, slack, *[unknown] * 7)
 
 
 def wishes(labels: Tensor, n_classes: int, like: Tensor) -> Tensor:

@@ -1,0 +1,42 @@
+"""The explorer's JavaScript: modules in `js/`, put together into the one that a page carries.
+
+Each module imports only from those before it, so that without their `import` and `export` they can stand in one file.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+
+FOLDER = Path(__file__).parent / "js"
+MODULES = (
+    "dom",
+    "text",
+    "scales",
+    "table",
+    "paths",
+    "pixels",
+    "picture",
+    "controls",
+    "presets",
+    "legend",
+    "status",
+    "view",
+    "hosts",
+)
+
+
+@cache
+def bundle() -> str:
+    """All modules as one that imports nothing and exports nothing."""
+    return "\n".join(strip((FOLDER / f"{name}.js").read_text(encoding="utf-8")) for name in MODULES)
+
+
+def strip(source: str) -> str:
+    """A module's source without its imports and exports, and without comments of a whole line."""
+    source = re.sub(r"^import [^;]*;\n", "", source, flags=re.MULTILINE)
+    source = re.sub(r"^export (?=async|class|const|function)", "", source, flags=re.MULTILINE)
+    source = re.sub(r"^[ \t]*/\*\*(?:(?!\*/).)*\*/[ \t]*\n", "", source, flags=re.MULTILINE | re.DOTALL)
+    source = re.sub(r"^[ \t]*//.*\n", "", source, flags=re.MULTILINE)
+    return re.sub(r"\n{2,}", "\n", source).strip() + "\n"

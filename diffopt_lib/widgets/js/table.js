@@ -1,0 +1,109 @@
+// The table of solutions, read as table.py and bake.py have written it.
+
+import { clamp } from "./text.js";
+
+/**
+ * Position of a control's value on a grid axis, in node units; a node is hit exactly (as in controls.py).
+ * @param {GridAxis} axis
+ * @param {number | string} value
+ */
+function gridPosition(axis, value) {
+  if (axis.values) return axis.values.indexOf(value);
+  const v = Number(value);
+  const fraction = axis.log
+    ? Math.log(v / axis.low) / Math.log(axis.high / axis.low)
+    : (v - axis.low) / (axis.high - axis.low);
+  const position = clamp(fraction, 0, 1) * (axis.steps - 1);
+  return Math.abs(position - Math.round(position)) < 1e-9 ? Math.round(position) : position;
+}
+
+/** The context as one string. @param {Context} context @param {Payload} payload */
+export function keyOf(context, payload) {
+  return JSON.stringify(payload.controls.map(({ name }) => context[name]));
+}
+
+export class Table {
+  /** @param {Payload} payload @param {Uint8Array} bytes */
+  constructor(payload, bytes) {
+    this.grid = payload.grid;
+    this.exact = new Map(payload.extras.map((context, i) => [keyOf(context, payload), payload.nodes + i]));
+    const cells = this.grid.reduce((count, axis) => count * (axis.values ? axis.steps : axis.steps - 1), 1);
+    /** @type {Record<string, TableEntry>} */
+    this.entries = {};
+    for (const [name, spec] of Object.entries(payload.tables)) {
+      const codes = bytes.slice(spec.codes, spec.jumps).buffer;
+      this.entries[name] = {
+        ...spec,
+        codes: spec.byte ? new Uint8Array(codes) : new Int16Array(codes),
+        jumps: bytes.subarray(spec.jumps, spec.jumps + cells),
+      };
+    }
+  }
+
+  /** The corners of the context's cell with their weights, the nearest node and the cell. @param {Context} context */
+  locate(context) {
+    /** @type {Corner[]} */
+    let corners = [[0, 1]];
+    let nearest = 0;
+    let cell = 0;
+    for (const axis of this.grid) {
+      const value = /** @type {any} */ (context[axis.control]);
+      const position = gridPosition(axis, axis.component == null ? value : value[axis.component]);
+      const n = axis.steps;
+      if (axis.values) {
+        corners = corners.map(([row, weight]) => [row * n + position, weight]);
+        [nearest, cell] = [nearest * n + position, cell * n + position];
+        continue;
+      }
+      const below = Math.min(Math.floor(position), n - 2);
+      const part = position - below;
+      corners = corners
+        .flatMap(
+          ([row, weight]) =>
+            /** @type {Corner[]} */ ([
+              [row * n + below, weight * (1 - part)],
+              [row * n + below + 1, weight * part],
+            ]),
+        )
+        .filter(([, weight]) => weight > 0);
+      [nearest, cell] = [nearest * n + Math.floor(position + 0.5), cell * (n - 1) + below];
+    }
+    return { corners, nearest, cell };
+  }
+
+  /**
+   * All entries at a context: interpolated, or where a jump runs through the cell the nearest node.
+   * @param {Context} context
+   * @param {string} key
+   * @returns {Solution}
+   */
+  read(context, key) {
+    const row = this.exact.get(key);
+    const place =
+      row === undefined
+        ? this.locate(context)
+        : { corners: /** @type {Corner[]} */ ([[row, 1]]), nearest: row, cell: 0 };
+    /** @type {Solution} */
+    const solution = {};
+    for (const [name, entry] of Object.entries(this.entries)) {
+      const snap = entry.strings || (place.corners.length > 1 && entry.jumps[place.cell]);
+      solution[name] = blend(entry, snap ? [[place.nearest, 1]] : place.corners);
+    }
+    return solution;
+  }
+}
+
+/** @param {TableEntry} entry @param {Corner[]} corners @returns {Data} */
+function blend(entry, corners) {
+  const { size, codes, low, step, nan, log, strings } = entry;
+  const columns = low.length;
+  if (strings) return Array.from({ length: size }, (_, i) => strings[codes[corners[0][0] * size + i]]);
+  const data = new Float64Array(size);
+  for (const [row, weight] of corners) {
+    for (let i = 0, at = row * size; i < size; i++, at++) {
+      data[i] += codes[at] === nan ? NaN : weight * (low[i % columns] + step[i % columns] * codes[at]);
+    }
+  }
+  if (log.includes(true)) for (let i = 0; i < size; i++) if (log[i % columns]) data[i] = 10 ** data[i];
+  return data;
+}

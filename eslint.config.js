@@ -1,0 +1,33 @@
+// One idea in a module, one screen for a function. Undefined names are the type check's business.
+export default [
+  { ignores: ["_build/", ".stage/", ".venv/", "build/", "dist/", "node_modules/", "book/"] },
+  {
+    files: ["diffopt_lib/widgets/js/*.js", "eslint.config.js"],
+    linterOptions: { reportUnusedDisableDirectives: "error" },
+    rules: {
+      "array-callback-return": "error",
+      "consistent-return": "error",
+      eqeqeq: ["error", "always", { null: "ignore" }],
+      "max-depth": ["error", 4],
+      "max-len": ["error", { code: 120 }],
+      "max-lines": ["error", 250],
+      "max-lines-per-function": ["error", 60],
+      "no-else-return": "error",
+      "no-eval": "error",
+      "no-fallthrough": "error",
+      "no-param-reassign": "error",
+      "no-redeclare": "error",
+      "no-self-assign": "error",
+      "no-shadow": "error",
+      "no-unreachable": "error",
+      "no-unused-expressions": "error",
+      "no-unused-vars": "error",
+      "no-use-before-define": ["error", { functions: false, classes: false, variables: false }],
+      "no-var": "error",
+      "object-shorthand": "error",
+      "prefer-const": "error",
+      "prefer-template": "error",
+      "valid-typeof": "error",
+    },
+  },
+];
