@@ -31,6 +31,7 @@ def source_of(text: str) -> tuple[Path, int] | None:
     for split in range(len(names), 0, -1):  # the module is as much of the name as can be imported
         try:
             thing = reduce(getattr, names[split:], importlib.import_module(".".join(names[:split])))
+            thing = inspect.unwrap(thing)  # a decorated function is found where it is written
             return Path(inspect.getfile(thing)).relative_to(ROOT), max(inspect.getsourcelines(thing)[1], 1)
         except (ImportError, AttributeError):
             continue
