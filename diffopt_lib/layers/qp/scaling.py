@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -46,6 +47,21 @@ class Scaling:
         return Point(self.d * point.y, self.e * point.nu / self.c, self.g * point.lam / self.c, point.s / self.g)
 
 
+class Problem(NamedTuple):
+    """A batch of programs as they were given and in good units."""
+
+    qp: QP
+    scaling: Scaling | None
+    scaled: QP
+
+    @classmethod
+    def of(cls, qp: QP, scaling: Scaling | None) -> Problem:
+        return cls(qp, scaling, qp if scaling is None else scaling.apply(qp))
+
+    def undo(self, point: Point) -> Point:
+        return point if self.scaling is None else self.scaling.undo(point)
+
+
 def equilibrate(qp: QP, rounds: int = 15) -> Scaling | None:
     """The scaling that brings every row and column of [Q Aᵀ Gᵀ; A 0 0; G 0 0] near 1; None if they are there.
 
@@ -69,8 +85,10 @@ def equilibrate(qp: QP, rounds: int = 15) -> Scaling | None:
 
 
 def _objective_scale(Q: Tensor, p: Tensor) -> Tensor:
-    """1 / the size of the objective's coefficients, where that is far from 1."""
-    size = torch.maximum(_columns(Q).amax(-2, keepdim=True), p.abs().amax(-2, keepdim=True))
+    """1 / the size of the objective's coefficients, where that is far from 1. A few large entries of p, as for slacks
+    that must not be used, do not set it: the rest of the objective would drown."""
+    usual = torch.where(p == 0, torch.nan, p.abs()).nanquantile(0.25, dim=-2, keepdim=True).nan_to_num(nan=0.0)
+    size = torch.maximum(_columns(Q).amax(-2, keepdim=True), usual)
     far = ((size > 1e3) | (size < 1e-3)) & (size > 0)
     return torch.where(far, 1 / torch.where(far, size, 1), 1)
 
