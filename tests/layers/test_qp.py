@@ -519,7 +519,7 @@ class TestFailures:
 
     def test_too_few_iterations_say_so(self):
         with pytest.raises(SolverError, match="did not reach a KKT residual"):
-            solve_qp(*random_qp((2,), 10, 20, 0), max_iterations=1)
+            solve_qp(*random_qp((2,), 20, 60, 0, rank=15), max_iterations=1)
 
 
 class TestBadInput:

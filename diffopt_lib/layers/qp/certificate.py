@@ -37,11 +37,11 @@ def proves_infeasible(qp: QP, nu: Tensor, lam: Tensor, zero: float = ZERO) -> Te
 
 def is_mirage(qp: QP, point: Point) -> Tensor:
     """Whether a point seems to solve a program only because its multipliers are so large that all data drown in their
-    rounding, ``(N,)``: but for rounding they prove that the program is infeasible."""
+    rounding, ``(N,)``: but for rounding they prove that the program is infeasible. Elastic programs never are."""
     A, G, nu, lam = qp.A.mT, qp.G.mT, point.nu, point.lam
     forces = largest(times_columns(A, nu) + times_columns(G, lam), (1, 2))
     most = largest(A, (1, 2)) * nu.abs().sum((1, 2)) + largest(G, (1, 2)) * lam.sum((1, 2))
-    suspect = _gains(qp, nu, lam) & (forces <= DROWNED * most)
+    suspect = _gains(qp, nu, lam) & (forces <= DROWNED * most) & (qp.elastic == 0).flatten()
     if not suspect.any():
         return suspect
     part, here = select((qp, point), suspect)

@@ -25,6 +25,7 @@ from ...batch.rows import select
 CONFIRMED = 1e-12
 CLEAR = 1e-13  # error below which a lower bound on what was added up settles the question
 NOISE = 1e-3  # times CONFIRMED: what rounding may leave of an entry of y that should be 0
+FAINT = 1e-4  # times NOISE times CONFIRMED, below the rounding of the largest number: what has no size of its own
 NO_BOUND = 1e20  # an entry of h that is no less is no constraint
 
 EVENT_DIMS = (2, 1, 2, 1, 2, 1)  # of Q, p, A, b, G, h
@@ -161,15 +162,33 @@ def _quick_sizes(qp: QP, point: Point) -> Residual:
 
 
 def _sizes(qp: QP, point: Point) -> Residual:
-    """What was added up to get the residuals, and NOISE times what y may well be off by."""
+    """What was added up to get the residuals, and NOISE times what rounding may leave of terms that should be 0."""
     Q, A, G, y, nu, lam = (t.abs() for t in (qp.Q, qp.A, qp.G, point.y, point.nu, point.lam))
     dual = qp.p.abs() + times_columns(Q, y) + times_columns(A.mT, nu) + times_columns(G.mT, lam)
     y = y + NOISE * _unit(qp, y, dual)
     return Residual(
-        dual=qp.p.abs() + times_columns(Q, y) + times_columns(A.mT, nu) + times_columns(G.mT, lam),
+        dual=qp.p.abs()
+        + times_columns(Q, y)
+        + times_columns(A.mT, nu)
+        + times_columns(G.mT, lam)
+        + NOISE * _neighbours(A, G, dual),
         equality=qp.b.abs() + times_columns(A, y) + qp.elastic * nu,
         inequality=qp.h.abs() + times_columns(G, y) + qp.elastic * lam,
     )
+
+
+def _neighbours(A: Tensor, G: Tensor, dual: Tensor, hops: int = 2) -> Tensor:
+    """The sizes of stationarity in coordinates that share a row, in the units of that: multipliers that should be 0 are
+    as exact as the larger of their equations lets them be. Where no neighbour has a size, a little of the largest."""
+    rows = torch.cat([t.expand(len(dual), -1, -1) for t in (A, G)], dim=1)
+    if not rows.shape[1]:
+        return dual
+    dual = torch.maximum(dual, FAINT * dual.amax(-2, keepdim=True))
+    rows = rows / rows.amax(-1, keepdim=True).clamp_min(1e-300)
+    for _ in range(hops):
+        of_rows = (torch.where(rows > 0, dual.mT, 0)).amax(-1, keepdim=True)
+        dual = torch.maximum(dual, (rows * of_rows).amax(-2).unsqueeze(-1))
+    return dual
 
 
 def _unit(qp: QP, y: Tensor, dual: Tensor) -> Tensor:

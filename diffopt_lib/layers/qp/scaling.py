@@ -87,10 +87,17 @@ def equilibrate(qp: QP, rounds: int = 15) -> Scaling | None:
 def _objective_scale(Q: Tensor, p: Tensor) -> Tensor:
     """1 / the size of the objective's coefficients, where that is far from 1. A few large entries of p, as for slacks
     that must not be used, do not set it: the rest of the objective would drown."""
-    usual = torch.where(p == 0, torch.nan, p.abs()).nanquantile(0.25, dim=-2, keepdim=True).nan_to_num(nan=0.0)
+    usual = _lower_quartile(p.abs())
     size = torch.maximum(_columns(Q).amax(-2, keepdim=True), usual)
     far = ((size > 1e3) | (size < 1e-3)) & (size > 0)
     return torch.where(far, 1 / torch.where(far, size, 1), 1)
+
+
+def _lower_quartile(v: Tensor) -> Tensor:
+    """Of the entries ``(N, n, 1)`` that are not 0, ``(N, 1, 1)``; 0 if there are none."""
+    ordered = torch.where(v > 0, v, torch.inf).sort(dim=-2).values
+    rank = (v > 0).sum(-2, keepdim=True) // 4
+    return torch.where(v.any(-2, keepdim=True), ordered.gather(-2, rank), 0)
 
 
 def _columns(M: Tensor) -> Tensor:
