@@ -20,7 +20,7 @@ from .program import QP, Point
 
 ZERO = 1e-14  # of what was added up: what counts as 0
 NEGATIVE = 1e-9  # of what was added up: how far below 0 a negative sum has to be
-DROWNED = 1e-7  # of what was added up: where next to nothing is left of a sum
+DROWNED = 1e-10  # of what was added up: where next to nothing is left of a sum
 SUPPORT = 1e-9  # entries of a candidate that are smaller, relative to its largest, are taken for 0
 
 
@@ -35,27 +35,11 @@ def proves_infeasible(qp: QP, nu: Tensor, lam: Tensor, zero: float = ZERO) -> Te
     return _gains(qp, nu, lam) & balanced & (lam >= 0).all(1).squeeze(-1)
 
 
-def is_mirage(qp: QP, point: Point) -> Tensor:
-    """Whether a point seems to solve a program only because its multipliers are so large that all data drown in their
-    rounding, ``(N,)``: but for rounding they prove that the program is infeasible. Elastic programs never are."""
-    A, G, nu, lam = qp.A.mT, qp.G.mT, point.nu, point.lam
-    forces = largest(times_columns(A, nu) + times_columns(G, lam), (1, 2))
-    most = largest(A, (1, 2)) * nu.abs().sum((1, 2)) + largest(G, (1, 2)) * lam.sum((1, 2))
-    suspect = _gains(qp, nu, lam) & (forces <= DROWNED * most) & (qp.elastic == 0).flatten()
-    if not suspect.any():
-        return suspect
-    part, here = select((qp, point), suspect)
-    return suspect.masked_scatter(suspect, proves_infeasible(part, here.nu, here.lam, DROWNED))
-
-
-def _gains(qp: QP, nu: Tensor, lam: Tensor) -> Tensor:
-    return _is_negative(torch.cat([qp.b * nu, qp.h * lam], dim=1))
-
-
-def proves_unbounded(qp: QP, d: Tensor) -> Tensor:
-    """Whether d ``(N, n, 1)`` satisfies (2) but for the feasible point, ``(N,)``."""
+def proves_unbounded(qp: QP, d: Tensor, zero: float = ZERO) -> Tensor:
+    """Whether d ``(N, n, 1)`` satisfies (2) but for the feasible point, ``(N,)``, where the zero is that of the
+    rounding."""
     flat, level, downhill = (
-        _is_zero(v, times_columns(M.abs(), d.abs()))
+        _is_zero(v, times_columns(M.abs(), d.abs()), zero)
         for M, v in (
             (qp.Q, times_columns(qp.Q, d)),
             (qp.A, times_columns(qp.A, d)),
@@ -63,6 +47,27 @@ def proves_unbounded(qp: QP, d: Tensor) -> Tensor:
         )
     )
     return _is_negative(qp.p * d) & flat & level & downhill
+
+
+def is_mirage(qp: QP, point: Point) -> Tensor:
+    """Whether a point seems to solve a program only because it is so far away that all data drown in its rounding,
+    ``(N,)``: but for rounding it proves that there is no solution. Elastic programs have one."""
+    A, G, y, nu, lam = qp.A.mT, qp.G.mT, point.y, point.nu, point.lam
+    forces = largest(times_columns(A, nu) + times_columns(G, lam), (1, 2))
+    most = largest(A, (1, 2)) * nu.abs().sum((1, 2)) + largest(G, (1, 2)) * lam.sum((1, 2))
+    of_lam = _gains(qp, nu, lam) & (forces <= DROWNED * most) & (qp.elastic == 0).flatten()
+    curvature, most = largest(times_columns(qp.Q, y), (1, 2)), largest(qp.Q, (1, 2)) * y.abs().sum((1, 2))
+    of_y = _is_negative(qp.p * y) & (curvature <= DROWNED * most) & (most > 0)
+    suspect = of_lam | of_y
+    if not suspect.any():
+        return suspect
+    part, here = select((qp, point), suspect)
+    proved = proves_infeasible(part, here.nu, here.lam, DROWNED) | proves_unbounded(part, here.y, DROWNED)
+    return suspect.masked_scatter(suspect, proved)
+
+
+def _gains(qp: QP, nu: Tensor, lam: Tensor) -> Tensor:
+    return _is_negative(torch.cat([qp.b * nu, qp.h * lam], dim=1))
 
 
 def _is_zero(total: Tensor, added: Tensor, zero: float = ZERO) -> Tensor:

@@ -45,7 +45,7 @@ def confirm(
     def look(at: Guess, k: int) -> tuple[Guess, Tensor, tuple[Point, Tensor]]:
         y, nu, lam, slack = on_active_set(at.qp, at.near, at.active, solve)
         point = Point(y, nu, lam.clamp_min(0), torch.where(at.active, 0, slack.clamp_min(0)))
-        error = confirmed_error(at.qp, point)
+        error = error_of(at.qp, point)
         wrong = torch.where(at.active, lam < 0, slack < 0)
         stop = (error <= CONFIRMED) | ~wrong.any(1).squeeze(-1)
         return Guess(at.qp, at.near, at.active ^ wrong), stop, (point, error)
@@ -54,14 +54,17 @@ def confirm(
     return iterate(Guess(qp, near, active), look, lambda at: at, rounds - 1)
 
 
-def confirmed_error(qp: QP, point: Point) -> Tensor:
-    """The error ``(N,)``, infinite for what only seems to be a solution."""
+def error_of(qp: QP, point: Point) -> Tensor:
+    """The KKT error ``(N,)``, infinite for what only seems to be a solution. It is more than CONFIRMED for a point that
+    is not complementary."""
     error = kkt_error(qp, point)
     fine = error <= CONFIRMED
     if not fine.any():
         return error
     part, here = select((qp, point), fine)
-    return error.masked_scatter(fine, torch.where(is_mirage(part, here), torch.inf, error[fine]))
+    complementary = ~((here.s > 0) & (here.lam > 0)).any(1).squeeze(-1)
+    of_fine = torch.where(complementary, error[fine], 2 * CONFIRMED)
+    return error.masked_scatter(fine, torch.where(is_mirage(part, here), torch.inf, of_fine))
 
 
 def on_active_set(qp: QP, near: Point, active: Tensor, solve: Solve) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -76,7 +79,8 @@ def on_active_set(qp: QP, near: Point, active: Tensor, solve: Solve) -> tuple[Te
     return y, nu, lam, qp.h + qp.elastic * lam - times_columns(qp.G, y)
 
 
-def improve(qp: QP, point: Point, error: Tensor, sturdy: bool = False) -> tuple[Point, Tensor]:
+def improve(qp: QP, point: Point, sturdy: bool = False) -> tuple[Point, Tensor]:
     """The points and their errors, with what :func:`confirm` makes of them where that is more accurate."""
+    error = error_of(qp, point)
     polished, of_polished = confirm(qp, point, sturdy=sturdy)
     return where(of_polished <= error, (polished, of_polished), (point, error))

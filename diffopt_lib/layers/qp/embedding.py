@@ -27,9 +27,9 @@ from ...batch.products import largest, times_columns
 from ...batch.rows import iterate, scatter, select, where
 from ...solution import INFEASIBLE, RUNNING, SOLVED, STUCK, UNBOUNDED
 from .certificate import Candidate, proves_infeasible, proves_unbounded, sharpen_direction, sharpen_multipliers
-from .confirm import improve
+from .confirm import error_of, improve
 from .kkt import FullKKT
-from .program import CONFIRMED, QP, Attempt, Point, Residual, Step, kkt_error
+from .program import CONFIRMED, QP, Attempt, Point, Residual, Step
 from .scaling import Problem
 
 FRACTION = 0.99  # of the way to the boundary that a step goes
@@ -181,8 +181,8 @@ def _guess_solution(state: State, last: Tensor) -> State:
     if not ready.any():
         return state
     part, near, best, error = select((state.problem, solution, state.best, state.error), ready)
-    found = part.undo(improve(part.scaled, near, kkt_error(part.scaled, near), sturdy=True)[0])
-    of_found = kkt_error(part.qp, found)
+    found = part.undo(improve(part.scaled, near, sturdy=True)[0])
+    of_found = error_of(part.qp, found)
     best, error = where(of_found < error, (found, of_found), (best, error))
     best, error = scatter((state.best, state.error), ready, (best, error))
     return state._replace(best=best, error=error, near=torch.where(ready, state.near / 10, state.near))

@@ -23,7 +23,7 @@ from ...batch.rows import iterate, scatter, select, where
 from .confirm import improve
 from .kkt import factorise
 from .path import inside, mehrotra_direction
-from .program import CONFIRMED, QP, Attempt, Point, Residual, Step, kkt_error, residual
+from .program import CONFIRMED, QP, Attempt, Point, Residual, Step, residual
 
 WORTH_GUESSING = 1e-4  # error from which on the active set is guessed, and after a wrong guess a hundredth of that
 PATIENCE = 8  # iterations without progress after which an element gets no further
@@ -92,7 +92,7 @@ def path_error(qp: QP, point: Point, r: Residual) -> Tensor:
 def _guess(at: Iterate, ready: Tensor) -> Iterate:
     """The best points of the ready elements replaced by what their active sets make of them, where that is better."""
     qp, point, best, error = select((at.qp, at.point, at.best, at.error), ready)
-    found = improve(qp, point, kkt_error(qp, point))
+    found = improve(qp, point)
     best, error = where(found[1] < error, found, (best, error))
     best, error = scatter((at.best, at.error), ready, (best, error))
     return at._replace(best=best, error=error)

@@ -19,7 +19,7 @@ from torch import Tensor
 from ...batch.products import times_columns
 from ...batch.rows import relay, scatter, select, where
 from ...solution import INFEASIBLE, SOLVED, STUCK, UNBOUNDED, failed_indices, raise_failed
-from .confirm import confirm, confirmed_error, improve
+from .confirm import confirm, error_of, improve
 from .derivative import Kept
 from .dual import solve_dual
 from .embedding import Diagnosis, solve_embedded
@@ -112,7 +112,7 @@ def _hold_weakly_active(start: Start, attempt: Attempt) -> Attempt:
 
 def _improve(start: Start, attempt: Attempt) -> Attempt:
     """Where Q is well conditioned enough for the dual method, and the active set nearly right."""
-    point, error = improve(start.problem.qp, attempt.point, attempt.error)
+    point, error = improve(start.problem.qp, attempt.point)
     return attempt._replace(point=point, error=error)
 
 
@@ -132,7 +132,7 @@ def _in_given_units(problem: Problem, solved: QP, point: Point, iterations: Tens
         point = problem.undo(point)
         slack = (problem.qp.h - times_columns(problem.qp.G, point.y)).clamp_min(0)
         point = replace(point, s=torch.where(point.s == 0, 0, slack))
-    return Attempt(point, confirmed_error(problem.qp, point), iterations)
+    return Attempt(point, error_of(problem.qp, point), iterations)
 
 
 def _explain(
