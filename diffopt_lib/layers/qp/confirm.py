@@ -44,6 +44,9 @@ def confirm(
 
     def look(at: Guess, k: int) -> tuple[Guess, Tensor, tuple[Point, Tensor]]:
         y, nu, lam, slack = on_active_set(at.qp, at.near, at.active, solve)
+        # Without an objective nothing pushes: multipliers that are not 0 would be rounding errors of rounding errors.
+        pushed = ((at.qp.p != 0) | (times_columns(at.qp.Q, y) != 0)).any(1, keepdim=True)
+        nu, lam = torch.where(pushed, nu, 0), torch.where(pushed, lam, 0)
         point = Point(y, nu, lam.clamp_min(0), torch.where(at.active, 0, slack.clamp_min(0)))
         error = error_of(at.qp, point)
         wrong = torch.where(at.active, lam < 0, slack < 0)
@@ -79,8 +82,13 @@ def on_active_set(qp: QP, near: Point, active: Tensor, solve: Solve) -> tuple[Te
     return y, nu, lam, qp.h + qp.elastic * lam - times_columns(qp.G, y)
 
 
-def improve(qp: QP, point: Point, sturdy: bool = False) -> tuple[Point, Tensor]:
-    """The points and their errors, with what :func:`confirm` makes of them where that is more accurate."""
-    error = error_of(qp, point)
-    polished, of_polished = confirm(qp, point, sturdy=sturdy)
-    return where(of_polished <= error, (polished, of_polished), (point, error))
+def improve(qp: QP, point: Point, *guesses: Tensor, sturdy: bool = False) -> tuple[Point, Tensor]:
+    """The points and their errors, with what :func:`confirm` makes of them where that is more accurate: of the active
+    sets that are guessed, in turn, and of {λᵢ > sᵢ}."""
+    best, error = point, error_of(qp, point)
+    for active in (*guesses, point.lam > point.s):
+        polished, of_polished = confirm(qp, point, active, sturdy=sturdy)
+        best, error = where(of_polished <= error, (polished, of_polished), (best, error))
+        if (error <= CONFIRMED).all():
+            break
+    return best, error

@@ -73,7 +73,8 @@ class State(NamedTuple):
     error: Tensor
     near: Tensor
     hopeless: Tensor
-    length: Tensor
+    length: Tensor  # of the last step
+    rising: Tensor  # where it left more of λᵢ than of sᵢ: in the end those are the active inequalities, in all units
 
 
 def solve_embedded(problem: Problem, max_iterations: int) -> tuple[Attempt, Diagnosis]:
@@ -91,12 +92,15 @@ def solve_embedded(problem: Problem, max_iterations: int) -> tuple[Attempt, Diag
         return state, status != RUNNING, (attempt, diagnosis._replace(status=status))
 
     def step(state: State) -> State:
+        before = state.at.point
         at, length = advance(state.problem.scaled, state.at)
-        return state._replace(at=at, length=length)
+        rising = at.point.lam / before.lam > at.point.s / before.s
+        return state._replace(at=at, length=length, rising=rising)
 
     at = begin(problem.scaled, len(problem.qp.p))
     one = at.tau.flatten()
-    start = State(problem, at, problem.undo(at.point), torch.full_like(one, torch.inf), NEAR * one, HOPELESS * one, one)
+    nothing_yet = (problem.undo(at.point), torch.full_like(one, torch.inf))
+    start = State(problem, at, *nothing_yet, NEAR * one, HOPELESS * one, one, at.point.lam > at.point.s)
     return iterate(start, look, step, max_iterations)
 
 
@@ -180,8 +184,8 @@ def _guess_solution(state: State, last: Tensor) -> State:
     ready = (_distance(scaled, solution) <= state.near) & (at.tau > HOPELESS * at.kappa).flatten() | last
     if not ready.any():
         return state
-    part, near, best, error = select((state.problem, solution, state.best, state.error), ready)
-    found = part.undo(improve(part.scaled, near, sturdy=True)[0])
+    part, near, rising, best, error = select((state.problem, solution, state.rising, state.best, state.error), ready)
+    found = part.undo(improve(part.scaled, near, rising, sturdy=True)[0])
     of_found = error_of(part.qp, found)
     best, error = where(of_found < error, (found, of_found), (best, error))
     best, error = scatter((state.best, state.error), ready, (best, error))
