@@ -33,7 +33,7 @@ from .autograd.forward_mode import forward_rule
 from .autograd.opaque import add_batch_dim, opaque_function
 from .autograd.precision import full_precision, without_autocast
 from .linear import LinearOperator, LinearSolve, dense_solve
-from .validate import check_floating, check_same_kind
+from .validate import check_callable, check_floating, check_same_kind
 
 Residual = Callable[..., Tensor]
 
@@ -59,6 +59,9 @@ def implicit(residual: Residual, z: Tensor, *theta: Tensor, solve: LinearSolve |
         SolverError: when the derivative is computed, if D_z R is singular or too ill-conditioned for its dtype.
             ``solve=least_norm_solve`` gives the least-norm solution instead, with a warning.
     """
+    check_callable("residual", residual)
+    if solve is not None:
+        check_callable("solve", solve)
     check_floating("z", z)
     check_same_kind("z", z, ((f"theta[{i}]", t) for i, t in enumerate(theta)))
     explicit, hidden, value = make_explicit(residual, z, *theta)

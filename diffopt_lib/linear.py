@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .batch.products import dot, times
 from .solution import SolverError, failed_indices
+from .validate import check_count, check_floating, check_kind, check_limits
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,8 @@ def cg(operator: LinearOperator, b: Tensor, *, tolerance: float | None = None, m
     Raises:
         SolverError: some element met a direction of non-positive curvature or did not reach its tolerance.
     """
+    _check_system(operator, b, tolerance)
+    check_count("max_iterations", max_iterations)
     target = _target(b, tolerance)
     x = torch.zeros_like(b)
     r = b.clone()  # residual b − A x
@@ -180,6 +183,9 @@ def gmres(
     Raises:
         SolverError: some element did not reach its tolerance.
     """
+    _check_system(operator, b, tolerance)
+    check_count("restart", restart, least=1)
+    check_count("max_restarts", max_restarts)
     target = _target(b, tolerance)
     x = torch.zeros_like(b)
     for _ in range(max_restarts):
@@ -194,6 +200,14 @@ def gmres(
     r = b - operator.matvec(x)
     _raise_unsolved("GMRES", r.norm(dim=-1, keepdim=True), target, restart * max_restarts)
     return x
+
+
+def _check_system(operator: object, b: Tensor, tolerance: object) -> None:
+    check_kind("operator", operator, LinearOperator, "a LinearOperator")
+    check_floating("b", b)
+    if b.ndim == 0:
+        raise ValueError("b must have shape (*batch, n), got ()")
+    check_limits(tolerance, None)
 
 
 def _arnoldi(operator: LinearOperator, r: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
+from .validate import check_callable
+
 
 class _LiveBytes(TorchDispatchMode):
     """Adds a storage when an operation returns it, takes it off when the last tensor that uses it is gone."""
@@ -47,6 +49,7 @@ def peak_memory(computation: Callable[[], Any]) -> int:
     Only memory that the computation itself allocates counts. Tensors are watched, not the allocator, so the figure is
     exact, repeatable, and blind to workspace that kernels use inside.
     """
+    check_callable("computation", computation)
     with _LiveBytes() as watch:
         result = computation()
     del result

@@ -20,14 +20,14 @@ from torch import Tensor
 
 from .autograd.closure import make_explicit
 from .autograd.precision import full_precision
-from .batch.shapes import expand_guess
+from .batch.function import start_batch
 from .descent.loop import descend
 from .descent.methods import METHODS, Method
 from .descent.objective import Objective
 from .gradient import Gradient, check_gradient, solve_differentiably
 from .linear import LinearSolve
 from .solution import OnFailure, Solution, mark_failures
-from .validate import check_option, check_problem
+from .validate import check_callable, check_limits, check_option, check_problem
 
 
 @full_precision
@@ -76,9 +76,13 @@ def argmin(
     check_option("method", method, METHODS)
     check_gradient(gradient)
     check_option("on_failure", on_failure, ("raise", "nan", "return"))
-    check_problem(y0, x)
+    check_limits(tolerance, max_iterations)
+    if solve is not None:
+        check_callable("solve", solve)
+    check_problem(f, y0, x)
     f, hidden, value = make_explicit(f, y0, *x)
-    y0, x = expand_guess(y0, value), (*x, *hidden)
+    x = (*x, *hidden)
+    y0 = start_batch(f, y0, x, value)
     if tolerance is None:
         tolerance = 1e-9 if y0.dtype == torch.float64 else 1e-4
     chosen = METHODS[method]()

@@ -13,12 +13,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from torch import Tensor
 
 from .autograd.precision import full_precision
-from .validate import check_finite, check_floating
+from .validate import check_callable, check_count, check_finite, check_floating, check_kind
 
 Fit = Callable[[Tensor], Tensor]
 
@@ -64,16 +65,19 @@ def poison(
     Raises:
         ValueError: bad shapes, dtypes or numbers; NaN or infinite input; a loss of another shape than ``(*batch,)``.
     """
+    check_callable("fit", fit)
+    check_callable("loss", loss)
     check_floating("data", data)
     if data.ndim < 2:
         raise ValueError(f"data must have shape (*batch, n, d), got {tuple(data.shape)}")
     check_finite("data", data)
+    check_kind("radius", radius, Real, "a number")
     length = radius / 4 if step_size is None else step_size
     for name, size in (("radius", radius), ("step_size", length)):
+        check_kind(name, size, Real, "a number")
         if not 0 < size < math.inf:
             raise ValueError(f"{name} must be positive and finite, got {size}")
-    if steps < 0:
-        raise ValueError(f"steps must be at least 0, got {steps}")
+    check_count("steps", steps)
     if movable is not None:
         _check_movable(movable, data)
     data = data.detach()
@@ -96,6 +100,7 @@ def value_and_gradient(f: Callable[[Tensor], Tensor], x: Tensor, batch: torch.Si
 
     def total(x):
         value = f(x)
+        check_kind("loss", value, Tensor, "a function that returns a tensor")
         if value.shape != batch:
             raise ValueError(
                 f"loss must return the batch dimensions {tuple(batch)} alone, got shape {tuple(value.shape)}"
@@ -107,6 +112,7 @@ def value_and_gradient(f: Callable[[Tensor], Tensor], x: Tensor, batch: torch.Si
 
 
 def _check_movable(movable: Tensor, data: Tensor) -> None:
+    check_kind("movable", movable, Tensor, "a bool tensor")
     if movable.dtype != torch.bool:
         raise ValueError(f"movable must be a bool tensor, got {movable.dtype}")
     try:

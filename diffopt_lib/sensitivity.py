@@ -33,13 +33,13 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from .autograd.precision import full_precision
-from .batch.shapes import align
-from .layers.labelled import check_signs, point_weights, positive_scalar
+from .batch.shapes import align, broadcast_batch
+from .layers.labelled import check_features, check_signs, point_weights, positive_scalar
 from .linear import LinearOperator
 from .minimize import argmin
 from .poisoning import Fit, Poisoning, poison, value_and_gradient
 from .solution import OnFailure, Solution, SolverError, failed_indices
-from .validate import check_floating, check_option
+from .validate import check_callable, check_floating, check_option, check_same_kind, check_vectors
 
 __all__ = [
     "Poisoning",
@@ -55,6 +55,16 @@ __all__ = [
 @full_precision
 def logistic_loss(theta: Tensor, features: Tensor, labels: Tensor) -> Tensor:
     """log(1 + exp(−y θᵀx)) of every point, ``(*batch, n)``, for θ ``(*batch, d)``, x ``(*batch, n, d)``, y = ±1."""
+    check_features(features)
+    check_floating("theta", theta)
+    check_same_kind("features", features, [("theta", theta), ("labels", labels)])
+    n, d = features.shape[-2:]
+    for name, t, size in (("theta", theta, d), ("labels", labels, n)):
+        if t.ndim == 0 or t.shape[-1] != size:
+            raise ValueError(
+                f"{name} must have shape (*batch, {size}) for features {tuple(features.shape)}, got {tuple(t.shape)}"
+            )
+    broadcast_batch([("theta", theta, 1), ("features", features, 2), ("labels", labels, 1)])
     return softplus(-labels * _scores(theta, features))
 
 
@@ -92,6 +102,12 @@ def logistic_regression(
         SolverError: the iterations did not converge.
     """
     batch, data = _data(features, labels, weight_decay, sample_weights)
+    if init is not None:
+        check_vectors(init, "init")
+        d = features.shape[-1]
+        if init.shape[-1] != d:
+            raise ValueError(f"init must have shape (*batch, {d}), as the features have, got {tuple(init.shape)}")
+        broadcast_batch([("init", init, 1), ("features", data[0], 2)])
     return argmin(
         _objective,
         features.new_zeros(*batch, features.shape[-1]) if init is None else init,
@@ -110,6 +126,8 @@ def sensitivity(fit: Fit, data: Tensor) -> Tensor:
     ``fit`` maps data (features, labels, weights, …) to θ*, for instance ``lambda x: logistic_regression(x, y, λ).y``.
     Elements of the batch are fitted independently. There is one adjoint solve for each entry of θ*, not for each point.
     """
+    check_callable("fit", fit)
+    check_floating("data", data)
     theta, pull = torch.func.vjp(fit, data)
     if theta.shape[:-1] != data.shape[: theta.ndim - 1]:
         raise ValueError(
@@ -165,6 +183,8 @@ def loss_influence(loss: Callable[[Tensor], Tensor], fit: Fit, sample_weights: T
     Raises:
         ValueError: the loss has another shape than ``(*batch,)``.
     """
+    check_callable("loss", loss)
+    check_callable("fit", fit)
     check_floating("sample_weights", sample_weights)
     _, by_weight = value_and_gradient(lambda w: loss(fit(w)), sample_weights, sample_weights.shape[:-1])
     return -sample_weights * by_weight
@@ -188,7 +208,8 @@ def _scores(theta: Tensor, features: Tensor) -> Tensor:
 
 def _objective(theta: Tensor, features: Tensor, labels: Tensor, decay: Tensor, weights: Tensor) -> Tensor:
     """Eq. (1)."""
-    return (weights * logistic_loss(theta, features, labels)).sum(-1) + decay * theta.square().sum(-1) / 2
+    losses = softplus(-labels * _scores(theta, features))
+    return (weights * losses).sum(-1) + decay * theta.square().sum(-1) / 2
 
 
 def _hessian(theta: Tensor, features: Tensor, labels: Tensor, decay: Tensor, weights: Tensor) -> Tensor:

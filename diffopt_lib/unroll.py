@@ -26,8 +26,8 @@ from torch import Tensor
 
 from .autograd.closure import Substitute, make_explicit, pull_back
 from .autograd.precision import full_precision, without_autocast
-from .batch.shapes import expand_guess
-from .validate import check_problem
+from .batch.function import start_batch
+from .validate import check_count, check_option, check_problem, check_size
 
 State = tuple[Tensor, ...]
 
@@ -52,6 +52,10 @@ class SGD:
     lr: float | Tensor
     momentum: float | Tensor = 0.0
 
+    def __post_init__(self) -> None:
+        _check_rate("lr", self.lr)
+        _check_rate("momentum", self.momentum)
+
     def init(self, y: Tensor) -> State:
         return (torch.zeros_like(y),)
 
@@ -73,6 +77,14 @@ class Adam:
     lr: float | Tensor = 1e-3
     betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999)
     eps: float = 1e-8
+
+    def __post_init__(self) -> None:
+        _check_rate("lr", self.lr)
+        if not isinstance(self.betas, tuple | list) or len(self.betas) != 2:
+            raise ValueError(f"betas must be two numbers or tensors, got {self.betas!r}")
+        for i, beta in enumerate(self.betas):
+            _check_rate(f"betas[{i}]", beta)
+        check_size("eps", self.eps)
 
     def init(self, y: Tensor) -> State:
         return torch.zeros_like(y), torch.zeros_like(y)
@@ -124,14 +136,16 @@ def unroll(
         y_K, ``(*batch, n)``.
 
     Raises:
-        ValueError: bad shapes, dtypes, NaN or infinite input, a negative number of steps.
+        ValueError: bad shapes, dtypes, NaN or infinite input, a negative number of steps, an optimizer that is none.
     """
-    check_problem(y0, x)
-    if steps < 0 or (truncate is not None and truncate < 0):
-        raise ValueError(f"steps and truncate must not be negative, got {steps} and {truncate}")
+    check_problem(f, y0, x)
+    check_optimizer(optimizer)
+    for name, number in (("steps", steps), ("truncate", 0 if truncate is None else truncate)):
+        check_count(name, number)
+    check_option("checkpoint", checkpoint, (True, False))
     f, hidden, value = make_explicit(f, y0, *x)
-    y0 = expand_guess(y0, value)
     x = (*x, *hidden)
+    y0 = start_batch(f, y0, x, value)
 
     kept = steps if truncate is None else min(truncate, steps)
     state = (y0, *optimizer.init(y0))
@@ -154,6 +168,22 @@ def unroll(
 
         state = _Checkpoint.apply(segment, *state, *x, *hyperparameters)
     return state[0]
+
+
+def check_optimizer(optimizer: object) -> None:
+    """An object (not a class, nor a name) with the two methods of :class:`Optimizer`."""
+    methods = (getattr(optimizer, name, None) for name in ("init", "update"))
+    if isinstance(optimizer, type) or not all(map(callable, methods)):
+        shown = optimizer.__name__ if isinstance(optimizer, type) else repr(optimizer)
+        raise ValueError(
+            f"optimizer must be SGD(lr) or Adam(lr), or another object with methods init and update, got {shown}"
+        )
+
+
+def _check_rate(name: str, value: object) -> None:
+    """A number or a floating-point tensor."""
+    if not (isinstance(value, Tensor) and value.is_floating_point()):
+        check_size(name, value)
 
 
 def _run(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
@@ -72,24 +73,71 @@ def check_positive(name: str, x: Tensor) -> None:
 def check_same_kind(reference_name: str, reference: Tensor, named: Iterable[tuple[str, Tensor]]) -> None:
     """Every floating-point tensor has the dtype of the reference, and every tensor its device."""
     for name, x in named:
+        check_kind(name, x, Tensor, "a torch tensor")
+        if x.is_complex():
+            raise ValueError(f"{name} must be real, got {x.dtype}")
         if x.is_floating_point() and x.dtype != reference.dtype:
             raise ValueError(f"{name} must have the dtype of {reference_name}, {reference.dtype}, got {x.dtype}")
         if x.device != reference.device:
             raise ValueError(f"{name} must be on the device of {reference_name}, {reference.device}, got {x.device}")
 
 
+def check_kind(name: str, value: object, kind: type | tuple[type, ...], what: str) -> None:
+    """value is an instance of a class, of which ``what`` tells a user."""
+    if not isinstance(value, kind):
+        raise ValueError(f"{name} must be {what}, got {_show(value)}")
+
+
+def check_callable(name: str, value: object) -> None:
+    """value is a function, or something else that can be called."""
+    if not callable(value):
+        raise ValueError(f"{name} must be a function, got {_show(value)}")
+
+
+def check_count(name: str, value: object, least: int = 0) -> None:
+    """value is an integer, at least so much."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise ValueError(f"{name} must be an integer, at least {least}, got {_show(value)}")
+    if int(value) < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+def check_size(name: str, value: object) -> None:
+    """value is a number that is not negative: a tolerance, say."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise ValueError(f"{name} must be a number, at least 0, got {_show(value)}")
+    if not float(value) >= 0:
+        raise ValueError(f"{name} must be at least 0, got {value}")
+
+
+def check_limits(tolerance: object, max_iterations: object) -> None:
+    """A tolerance and a number of iterations; None stands for a default."""
+    if tolerance is not None:
+        check_size("tolerance", tolerance)
+    if max_iterations is not None:
+        check_count("max_iterations", max_iterations)
+
+
+def _show(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"a {value.dtype} tensor of shape {tuple(value.shape)}"
+    shown = repr(value)
+    return shown if len(shown) <= 60 else type(value).__name__
+
+
 def check_option(name: str, value: object, options: Iterable[object]) -> None:
     """value is one of the options."""
     options = list(options)
-    if value not in options:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, options))}, got {value!r}")
+    if not any(type(value) is type(option) and value == option for option in options):
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, options))}, got {_show(value)}")
 
 
-def check_problem(y0: Tensor, x: tuple[Tensor, ...]) -> None:
-    """An initial iterate y0 ``(*batch, n)`` with n ≥ 1 and context tensors x of the same kind, all finite."""
+def check_problem(f: object, y0: Tensor, x: tuple[Tensor, ...]) -> None:
+    """A function f, an initial iterate y0 ``(*batch, n)`` with n ≥ 1, and context tensors x like it, all finite."""
     check_floating("y0", y0)
     if y0.ndim == 0 or y0.shape[-1] == 0:
         raise ValueError(f"y0 must have shape (*batch, n) with n ≥ 1, got {tuple(y0.shape)}")
+    check_callable("f", f)
     check_same_kind("y0", y0, ((f"x[{i}]", t) for i, t in enumerate(x)))
     for name, t in [("y0", y0), *((f"x[{i}]", t) for i, t in enumerate(x))]:
         check_finite(name, t)
@@ -118,11 +166,21 @@ def _check_shape(name: str, x: Tensor) -> None:
 
 def per_problem(name: str, value: float | Tensor, x: Tensor, x_name: str = "x") -> Tensor:
     """A number or a tensor ``(*batch,)`` that belongs to whole problems, as a finite tensor ``(*batch,)`` like x."""
-    if isinstance(value, Tensor):
-        check_same_kind(x_name, x, [(name, value)])
-    value = torch.as_tensor(value, dtype=x.dtype, device=x.device)
+    value = as_tensor(name, value, x, x_name)
     check_finite(name, value)
     return value
+
+
+def as_tensor(name: str, value: float | Tensor, x: Tensor, x_name: str = "x") -> Tensor:
+    """A number or a tensor as a tensor like x."""
+    if isinstance(value, Tensor):
+        check_same_kind(x_name, x, [(name, value)])
+    elif isinstance(value, str):
+        raise ValueError(f"{name} must be a number or a tensor, got {value!r}")
+    try:
+        return torch.as_tensor(value, dtype=x.dtype, device=x.device)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"{name} must be a number or a tensor, got {_show(value)}") from None
 
 
 def temperature(tau: float | Tensor, x: Tensor, x_name: str = "x") -> Tensor:

@@ -201,7 +201,7 @@ class TestBadInput:
             unroll(lambda y, x: (y - x).square().sum(-1), y0, x, optimizer=SGD(0.1), steps=1)
 
     def test_negative_steps(self):
-        with pytest.raises(ValueError, match="must not be negative"):
+        with pytest.raises(ValueError, match="must be at least 0, got -1"):
             unroll(lambda y: y.square().sum(-1), torch.zeros(2), optimizer=SGD(0.1), steps=-1)
 
     def test_value_of_another_batch_shape(self):

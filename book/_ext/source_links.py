@@ -30,13 +30,21 @@ def source_of(text: str) -> tuple[Path, int] | None:
     names = text.split(".")
     for split in range(len(names), 0, -1):  # the module is as much of the name as can be imported
         try:
-            thing = inspect.unwrap(reduce(getattr, names[split:], importlib.import_module(".".join(names[:split]))))
-            return Path(inspect.getfile(thing)).relative_to(ROOT), max(inspect.getsourcelines(thing)[1], 1)
+            thing = reduce(getattr, names[split:], importlib.import_module(".".join(names[:split])))
+            thing = inspect.unwrap(thing)  # a decorated function is found where it is written
+            return Path(inspect.getfile(thing)).relative_to(ROOT), _first_line(thing)
         except (ImportError, AttributeError):
             continue
         except TypeError:  # a value, not a function, class or module
             return None
     return None
+
+
+def _first_line(thing: object) -> int:
+    """The line of ``def`` or ``class``, below any decorators; 1 for a module."""
+    lines, first = inspect.getsourcelines(thing)  # type: ignore[arg-type]
+    below = (i for i, line in enumerate(lines) if re.match(r"\s*(async )?(def|class) ", line))
+    return 1 if inspect.ismodule(thing) else first + next(below, 0)
 
 
 def page_of(file: Path) -> str:

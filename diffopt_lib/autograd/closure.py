@@ -95,6 +95,9 @@ def make_all_explicit(
     plain = [tuple(x.detach() for x in arguments) for _, arguments in calls]
     with torch.enable_grad(), _Record(tuple(x for arguments in plain for x in arguments)) as record:
         values = [f(*arguments) for (f, _), arguments in zip(calls, plain, strict=True)]
+    for value in values:
+        if not isinstance(value, Tensor):
+            raise ValueError(f"the function must return a torch tensor, got {type(value).__name__}")
     # Transforms such as torch.func.grad inside f make wrappers of their own, which are dead once f has returned.
     hidden = [x for x in record.hidden if not torch._C._functorch.is_dead_tensor_wrapper(x)]  # type: ignore[attr-defined]
     if not hidden and not any(value.requires_grad for value in values):

@@ -31,9 +31,9 @@ from .derivative import floored, laplacian, shift
 from .problem import FORBIDDEN
 from .rounds import PLAIN_SPREAD, plain_rounds
 
-COOLING = 4.0
+COOLING = 4.0  # the next temperature is the present one divided by this
 WARM_ENOUGH = 0.1  # relative error of a column sum at which the next temperature can begin
-DAMPING = 1e-4
+DAMPING = 1e-4  # times the error, added to the diagonal of the Laplacian
 PATIENCE = 30  # bold steps at one temperature before the safe ones take over
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from torch import Tensor
 
 PLAIN_SPREAD = 30.0  # the range of scores, in units of τ, up to which these rounds are worth a try
-PLAIN_ROUNDS = 24
+PLAIN_ROUNDS = 24  # at most, before another method takes over
 
 
 def plain_rounds(S: Tensor, tau: Tensor, a: Tensor, b: Tensor, v: Tensor, tolerance: Tensor) -> Tensor:

@@ -8,6 +8,22 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from .shapes import expand_guess
+
+
+def start_batch(f: Callable[..., Tensor], y0: Tensor, x: tuple[Tensor, ...], value: Tensor) -> Tensor:
+    """y0 ``(..., n)`` expanded to the batch of f(y0, *x) = ``value``, if f keeps that batch there."""
+    start = expand_guess(y0, value)
+    if start.shape != y0.shape:
+        with torch.no_grad():
+            whole = f(start.detach(), *x)
+        if whole.shape != value.shape:  # an f that returns a vector for each element, say
+            raise ValueError(
+                f"f(y, *x) must have the batch shape of y, got {tuple(value.shape)} for y {tuple(y0.shape)} and "
+                f"{tuple(whole.shape)} for y {tuple(start.shape)}"
+            )
+    return start
+
 
 @dataclass(frozen=True)
 class RowFunction:

@@ -14,8 +14,8 @@ from ..solution import RUNNING, SOLVED, STUCK, UNBOUNDED, UNDEFINED, OnFailure, 
 from .methods import Memory, Method
 from .objective import Objective
 
-FARTHEST = 1e12  # entry of y, and
-LOWEST = -1e20  # f, beyond which the objective counts as unbounded below
+FARTHEST = 1e12  # an entry of y larger than this means that the objective is unbounded below
+LOWEST = -1e20  # a value of f lower than this means the same
 
 
 class Iterate(NamedTuple):

@@ -11,8 +11,8 @@ from torch import Tensor
 from ..batch.products import dot
 from .objective import Objective
 
-SUFFICIENT_DECREASE = 1e-4
-CURVATURE = 0.9
+SUFFICIENT_DECREASE = 1e-4  # of what the slope at the start promises, for a step to be good enough
+CURVATURE = 0.9  # the part of the slope at the start that may be left, or the step was too short
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ..autograd.precision import full_precision
-from ..validate import check_finite, check_floating, check_positive, check_scores, check_unmasked
+from ..validate import check_finite, check_floating, check_positive, check_scores, check_unmasked, per_problem
 
 
 @full_precision
@@ -80,10 +80,11 @@ def softargmax(x: Tensor, tau: float | Tensor = 1.0, dim: int = -1) -> Tensor:
     """
     check_floating("x", x)
     masked = check_scores("x", x)
+    if isinstance(dim, bool) or not isinstance(dim, int) or not -max(x.ndim, 1) <= dim < max(x.ndim, 1):
+        raise ValueError(f"dim must be a dimension of x, {tuple(x.shape)}, got {dim!r}")
     if x.ndim == 0 or x.shape[dim] == 0:
         raise ValueError(f"x must have at least one entry along dim {dim}, got shape {tuple(x.shape)}")
-    tau = torch.as_tensor(tau, dtype=x.dtype, device=x.device)
-    check_finite("tau", tau)
+    tau = per_problem("tau", tau, x)
     check_positive("tau", tau)
     from_the_end = dim - x.ndim if dim >= 0 else dim
     if tau.ndim >= -from_the_end and tau.shape[from_the_end] != 1:

@@ -35,7 +35,7 @@ from ..solution import failed_indices, name_elements
 from ..validate import check_finite
 from .multiplier import Response, find_multiplier
 
-FAR_BELOW = 2000.0  # in units of τ: exp of it underflows, with any multiplier that the other entries allow
+FAR_BELOW = 2000.0  # how far a masked entry is put below all others, in units of τ: exp(−2000) is 0 in any dtype
 
 
 def fill_masked(x: Tensor, masked: Tensor, tau: Tensor) -> Tensor:

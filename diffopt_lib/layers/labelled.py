@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..batch.shapes import broadcast_batch
 from ..validate import check_finite, check_floating, check_positive, check_same_kind, per_problem, values_visible
 
 
@@ -40,6 +41,16 @@ def check_signs(features: Tensor, labels: Tensor) -> None:
             raise ValueError("labels must be -1 or +1")
         if (labels.sum(-1).abs() == labels.shape[-1]).any():
             raise ValueError("labels must contain both -1 and +1")
+
+
+def check_query(query: Tensor, weights: Tensor) -> None:
+    """Queries ``(*batch, m, d)`` of the kind of the weights ``(*batch, ·, d)``."""
+    check_floating("query", query)
+    check_same_kind("the weights", weights, [("query", query)])
+    d = weights.shape[-1]
+    if query.ndim < 2 or query.shape[-1] != d:
+        raise ValueError(f"query must have shape (*batch, m, d) with d = {d}, got {tuple(query.shape)}")
+    broadcast_batch([("query", query, 2), ("weights", weights, 2)])
 
 
 def point_weights(sample_weights: Tensor | None, features: Tensor) -> Tensor:

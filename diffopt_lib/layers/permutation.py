@@ -32,9 +32,10 @@ from ..autograd.precision import full_precision
 from ..balancing.derivative import kernel, marginal_residual, solve_marginals
 from ..balancing.problem import assignment_problem, check_matrices
 from ..balancing.solver import guess_from, shifted, solve
+from ..batch.shapes import broadcast_batch
 from ..implicit import attach
 from ..solution import SolverError, failed_indices, mark_failures
-from ..validate import check_option, per_problem, values_visible
+from ..validate import check_count, check_kind, check_limits, check_option, per_problem, values_visible
 
 
 @dataclass(frozen=True)
@@ -126,8 +127,10 @@ def solve_assignment(
         SolverError: the masks leave no assignment with these sums; max_iterations was not enough.
     """
     check_option("on_failure", on_failure, ("raise", "nan"))
-    if max_iterations < 0:
-        raise ValueError(f"max_iterations must be at least 0, got {max_iterations}")
+    check_limits(tolerance, max_iterations)
+    check_count("max_iterations", max_iterations)
+    if init is not None:
+        check_kind("init", init, AssignmentSolution, "an AssignmentSolution")
     masked = check_matrices(scores)
     S, tau, a, b = assignment_problem(scores, tau, rows, columns, mass, masked)
     if tolerance is None:
@@ -189,11 +192,13 @@ def gumbel_sinkhorn(
         ``(samples, *batch, n, m)``.
     """
     check_matrices(scores)
-    if samples < 1:
-        raise ValueError(f"samples must be at least 1, got {samples}")
+    check_count("samples", samples, least=1)
+    if generator is not None:
+        check_kind("generator", generator, torch.Generator, "a torch.Generator")
     noise = per_problem("noise", noise, scores, "scores")
     if values_visible(noise) and (noise < 0).any():
         raise ValueError(f"noise must be at least 0, got {noise.min().item():g}")
+    broadcast_batch([("scores", scores, 2), ("noise", noise, 0)])
     device = scores.device if generator is None else generator.device
     exponential = scores.detach().new_empty((samples, *scores.shape), device=device)
     exponential.exponential_(generator=generator)

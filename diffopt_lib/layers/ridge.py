@@ -26,7 +26,7 @@ from torch import Tensor
 from ..autograd.precision import full_precision
 from ..batch.shapes import align
 from ..validate import values_visible
-from .labelled import check_classes, one_hot, positive_scalar
+from .labelled import check_classes, check_query, one_hot, positive_scalar
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class LinearHead:
     @full_precision
     def scores(self, query: Tensor) -> Tensor:
         """s_k(φ) for query features ``(*batch, m, d)``: ``(*batch, m, n_classes)``."""
+        check_query(query, self.weights)
         return query @ self.weights.mT + self.bias.unsqueeze(-2)
 
 

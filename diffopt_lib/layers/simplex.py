@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ..autograd.precision import full_precision
 from ..batch.shapes import expand_vectors
-from ..validate import check_masked_vectors, check_same_kind, check_unmasked, check_vectors, per_problem, temperature
+from ..validate import as_tensor, check_masked_vectors, check_unmasked, check_vectors, per_problem, temperature
 from .allocation import allocate, fill_masked
 from .multiplier import Excess, Response
 
@@ -117,9 +117,7 @@ def capped_softmax(x: Tensor, upper: float | Tensor, tau: float | Tensor = 1.0) 
 
 
 def _caps(upper: float | Tensor, x: Tensor) -> Tensor:
-    if isinstance(upper, Tensor):
-        check_same_kind("x", x, [("upper", upper)])
-    upper = torch.as_tensor(upper, dtype=x.dtype, device=x.device)
+    upper = as_tensor("upper", upper, x)
     upper = upper.reshape(1) if upper.ndim == 0 else upper
     if upper.shape[-1] not in (1, x.shape[-1]):
         raise ValueError(f"upper must broadcast against x, {tuple(x.shape)}, got {tuple(upper.shape)}")

@@ -31,6 +31,7 @@ from torch import Tensor
 
 from ..autograd.opaque import Algorithm, opaque
 from ..autograd.precision import full_precision
+from ..batch.shapes import broadcast_batch
 from ..validate import check_option, check_same_kind, check_vectors, temperature
 from .isotonic import MEANS, isotonic_blocks
 
@@ -47,7 +48,8 @@ def soft_sort(
     become the mean of x, or log mean exp(x) if the regularisation is entropic.
 
     Args:
-        x: ``(*batch, n)``, float32 or float64. The arithmetic is in float64.
+        x: ``(*batch, n)``, float32 or float64. The arithmetic is in float64. −∞ is no mask here: what is not there has
+            no place among n, so leave it out.
         tau: τ > 0, in the units of 1/x; a number or ``(*batch,)``. It gets its gradient too.
         regularization: ``"quadratic"`` or ``"entropic"``.
         descending: the largest first.
@@ -185,4 +187,6 @@ def _check(x: Tensor, tau: float | Tensor, regularization: str, name: str = "x")
     """x and τ ``(*batch, 1)`` in float64, and the dtype that the result will have."""
     check_option("regularization", regularization, MEANS)
     check_vectors(x, name)
-    return x.double(), temperature(tau, x, name).double().unsqueeze(-1), x.dtype
+    tau = temperature(tau, x, name).double().unsqueeze(-1)
+    broadcast_batch([(name, x, 1), ("tau", tau, 1)])
+    return x.double(), tau, x.dtype

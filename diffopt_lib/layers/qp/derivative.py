@@ -9,17 +9,18 @@ Source: OptNet (Amos & Kolter 2017), eqs. 6–8.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from ...batch.columns import as_columns
 from ...batch.products import contract, times_columns
+from ...batch.rows import relay
 from ...batch.shapes import flatten_whole
 from ...linear import LinearOperator
 from ...solution import SolverError, failed_indices
-from .kkt import solve_exactly
+from .kkt import solve_exactly, solve_sturdily
 from .program import EVENT_DIMS, QP, Step, flatten
 from .scaling import Scaling, equilibrate
 
@@ -136,7 +137,23 @@ class KKTSystem:
     def _solve_scaled(self, compliance: Tensor, included: Tensor, r: Step) -> tuple[Step, Tensor]:
         scaling = self.scaling
         if scaling is None:
-            return solve_exactly(self.qp, compliance, included, r)
+            return _solve(self.qp, compliance, included, r)
         compliance = compliance * scaling.g.square() / scaling.c
-        step, solved = solve_exactly(scaling.apply(self.qp), compliance, included, scaling.apply_to_rows(r))
+        step, solved = _solve(scaling.apply(self.qp), compliance, included, scaling.apply_to_rows(r))
         return scaling.undo_step(step), solved
+
+
+def _solve(qp: QP, compliance: Tensor, included: Tensor, r: Step) -> tuple[Step, Tensor]:
+    """By elimination, and with the whole matrix where that is too badly conditioned."""
+    system = (qp, compliance, included, r)
+    if len(compliance) != len(r.y):
+        system = (qp, compliance.expand(len(r.y), -1, -1), included, r)
+
+    def eliminate(system: tuple[QP, Tensor, Tensor, Step]) -> tuple[Step, Tensor]:
+        return solve_exactly(*system)
+
+    def factorise_all(system: tuple[QP, Tensor, Tensor, Step], _: tuple[Step, Tensor]) -> tuple[Step, Tensor]:
+        return solve_sturdily(*system)
+
+    attempts: list[Callable[..., tuple[Step, Tensor]]] = [eliminate, factorise_all]
+    return relay(system, attempts, lambda found: found[1])

@@ -34,7 +34,7 @@ from ...batch.products import solve_lower, times_columns
 from ...batch.rows import iterate, scatter, select, take
 from ...linear import cholesky_
 from .path import inside, mehrotra_direction
-from .program import QP, Attempt, Point, kkt_error
+from .program import QP, Point
 
 NEAR = 1e-2  # relative violation of (2) from which on the active set is guessed, and after a wrong guess a hundredth
 SLIP = 1e-10  # of the largest entry of λ or s: how far below 0 an entry may come out on the right side
@@ -83,15 +83,14 @@ class Complementarity:
         return cholesky_(self.work)
 
 
-def solve_dual(qp: QP, max_iterations: int) -> Attempt:
-    """A solution and its error. The iterations are 0 for an element whose Q is ill-conditioned; that one, and one that
-    did not settle, is returned as it is and may be anything."""
+def solve_dual(qp: QP, max_iterations: int) -> tuple[Point, Tensor]:
+    """Points that ought to be solutions, and the iterations: 0 for an element whose Q is ill-conditioned. That one, and
+    one that did not settle, may be anything."""
     problem = nearest_point(qp)
     lam, iterations = solve_complementarity(complementarity(qp, problem), max_iterations)
     y, nu = problem.solution(lam)
     s = torch.where(lam > 0, 0, (qp.h - times_columns(qp.G, y)).clamp_min(0))
-    point = Point(y, nu, lam, s)
-    return Attempt(point, kkt_error(qp, point), iterations)
+    return Point(y, nu, lam, s), iterations
 
 
 def nearest_point(qp: QP) -> NearestPoint:

@@ -13,19 +13,20 @@ Source: Mattingley & Boyd 2012 (small QPs); the proximal regularisation is Pougk
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ...batch.products import times_columns
+from ...batch.products import largest
 from ...batch.rows import iterate, scatter, select, where
-from .kkt import factorise, solve_exactly
+from .confirm import improve
+from .kkt import factorise
 from .path import inside, mehrotra_direction
-from .program import QP, Attempt, Point, Residual, Step, kkt_error, residual
+from .program import CONFIRMED, QP, Attempt, Point, Residual, Step, residual
 
-WORTH_POLISHING = 1e-4  # error from which on the active set is guessed, and after a wrong guess a hundredth of that
+WORTH_GUESSING = 1e-4  # error from which on the active set is guessed, and after a wrong guess a hundredth of that
+PATIENCE = 8  # iterations without progress after which an element gets no further
 
 
 class Iterate(NamedTuple):
@@ -34,51 +35,67 @@ class Iterate(NamedTuple):
     qp: QP
     point: Point
     residual: Residual
-    threshold: Tensor  # below which polishing is tried next
+    best: Point
+    error: Tensor  # of the best
+    threshold: Tensor  # below which the active set is guessed next
+    since: Tensor  # how many iterations ago the complementary products were last much smaller than before
+    least: Tensor  # of the complementary products so far
     stalled: Tensor
 
 
-def interior_point(qp: QP, size: int, tolerance: float, max_iterations: int) -> Attempt:
+def interior_point(qp: QP, size: int, max_iterations: int) -> Attempt:
     """Solve a batch of ``size`` QPs.
 
-    An element that did not reach the tolerance is returned as it is, with a KKT error that says so.
+    An element that is not confirmed is returned as accurate as it became, with a KKT error that says so.
     """
     limit = max_iterations if qp.G.shape[-2] else 0  # without inequalities the first point is the solution
 
     def look(at: Iterate, k: int) -> tuple[Iterate, Tensor, Attempt]:
-        error = kkt_error(at.qp, at.point, at.residual)
-        stop = (error <= tolerance) | at.stalled | (k == limit)
-        ready = stop | (error <= at.threshold)
-        if stop.any() or 2 * ready.sum() >= len(ready):
-            point, error = _polish_where_that_solves(at.qp, at.point, error, ready, tolerance)
-            at = at._replace(point=point, threshold=torch.where(ready, at.threshold / 100, at.threshold))
-            stop = stop | (error <= tolerance)
-        return at, stop, Attempt(at.point, error, torch.full_like(stop, k, dtype=torch.int64))
+        last = at.stalled | (at.since >= PATIENCE) | (k == limit)
+        ready = last | (path_error(at.qp, at.point, at.residual) <= at.threshold)
+        if last.any() or 2 * ready.sum() >= len(ready):
+            at = at._replace(threshold=torch.where(ready, at.threshold / 100, at.threshold))
+            at = _guess(at, ready)
+        stop = last | (at.error <= CONFIRMED)
+        return at, stop, Attempt(at.best, at.error, torch.full_like(stop, k, dtype=torch.int64))
 
     def step(at: Iterate) -> Iterate:
         moved = mehrotra_step(at.qp, at.point, at.residual)
         stalled = ~moved.is_finite()  # the factorisation broke down: what there is, is what there will be
-        return _iterate_at(at.qp, where(stalled, at.point, moved), at.threshold, stalled)
+        point = where(stalled, at.point, moved)
+        products = largest(point.s * point.lam, (1, 2))
+        since = torch.where(products < 0.5 * at.least, 0, at.since + 1)
+        least = torch.minimum(products, at.least)
+        return at._replace(point=point, residual=residual(at.qp, point), since=since, least=least, stalled=stalled)
 
     start = initial_point(qp, size)
-    threshold = start.y.new_full((size,), WORTH_POLISHING)
-    return iterate(_iterate_at(qp, start, threshold, ~start.is_finite()), look, step, limit)
+    products = largest(start.s * start.lam, (1, 2))
+    error = torch.full_like(products, torch.inf)
+    since = torch.zeros_like(products, dtype=torch.int64)
+    threshold = torch.full_like(products, WORTH_GUESSING)
+    r = residual(qp, start)
+    return iterate(
+        Iterate(qp, start, r, start, error, threshold, since, products, ~start.is_finite()), look, step, limit
+    )
 
 
-def _iterate_at(qp: QP, point: Point, threshold: Tensor, stalled: Tensor) -> Iterate:
-    return Iterate(qp, point, residual(qp, point), threshold, stalled)
+def path_error(qp: QP, point: Point, r: Residual) -> Tensor:
+    """How far a point of the path is from its end, ``(N,)``: the largest violation of the conditions, relative to 1 +
+    the largest entry of p, and of b and h. It is a measure of progress only."""
+    p, b, h = (largest(v, (1, 2)) for v in (qp.p, qp.b, qp.h))
+    dual = largest(r.dual, (1, 2)) / (1 + p)
+    primal = torch.maximum(largest(r.equality, (1, 2)), largest(r.inequality, (1, 2))) / (1 + torch.maximum(b, h))
+    complementarity = largest(point.s * point.lam, (1, 2)) / (1 + torch.maximum(p, h))
+    return torch.maximum(torch.maximum(dual, primal), complementarity)
 
 
-def _polish_where_that_solves(
-    qp: QP, point: Point, error: Tensor, ready: Tensor, tolerance: float
-) -> tuple[Point, Tensor]:
-    """The ready elements replaced by the solution for their active set, where that is more accurate than they are."""
-    part, here = select((qp, point), ready)
-    polished = polish(part, here)
-    better = kkt_error(part, polished)
-    accept = (better <= error[ready]) & (better <= tolerance)
-    found = where(accept, (polished, better), (here, error[ready]))
-    return scatter((point, error), ready, found)
+def _guess(at: Iterate, ready: Tensor) -> Iterate:
+    """The best points of the ready elements replaced by what their active sets make of them, where that is better."""
+    qp, point, best, error = select((at.qp, at.point, at.best, at.error), ready)
+    found = improve(qp, point)
+    best, error = where(found[1] < error, found, (best, error))
+    best, error = scatter((at.best, at.error), ready, (best, error))
+    return at._replace(best=best, error=error)
 
 
 def initial_point(qp: QP, size: int) -> Point:
@@ -106,15 +123,3 @@ def newton(qp: QP, point: Point, r: Residual) -> Callable[[Tensor], tuple[Tensor
         return step.inequality, -(complementarity + s * step.inequality) / lam, step
 
     return direction
-
-
-def polish(qp: QP, near: Point, ratio: float = 1.0) -> Point:
-    """The solution for the active set {λᵢ > ratio · sᵢ} of a point near it: equalities on it, λ = 0 off it."""
-    active = near.lam > ratio * near.s
-    start = replace(near, lam=active * near.lam, s=torch.zeros_like(near.s))
-    r = residual(qp, start)
-    rhs = Step(-r.dual, -r.equality, -r.inequality * active)
-    step, _ = solve_exactly(qp, qp.elastic.expand(len(active), 1, 1), active, rhs)
-    y, nu, lam = start.y + step.y, start.nu + step.equality, start.lam + step.inequality
-    slack = qp.h + qp.elastic * lam - times_columns(qp.G, y)
-    return Point(y, nu, lam.clamp_min(0), torch.where(active, 0, slack.clamp_min(0)))

@@ -18,6 +18,15 @@ from torch import Tensor
 
 from ...batch import shapes
 from ...batch.products import largest, times_columns
+from ...batch.rows import select
+
+# A point is confirmed where one of sᵢ and λᵢ is exactly 0 and no violation is larger than this relative to what was
+# added up to get it: its active set is right, as far as float64 can tell.
+CONFIRMED = 1e-12
+CLEAR = 1e-13  # error below which a lower bound on what was added up settles the question
+NOISE = 1e-3  # times CONFIRMED: what rounding may leave of an entry of y that should be 0
+FAINT = 1e-4  # times NOISE times CONFIRMED, below the rounding of the largest number: what has no size of its own
+NO_BOUND = 1e20  # an entry of h that is no less is no constraint
 
 EVENT_DIMS = (2, 1, 2, 1, 2, 1)  # of Q, p, A, b, G, h
 
@@ -87,13 +96,13 @@ class Attempt(NamedTuple):
 
 
 def flatten(data: Sequence[Tensor], batch: torch.Size, elastic: Tensor) -> QP:
-    """One batch dimension, 1 for what is shared by all; symmetric Q; rows with infinite h become 0ᵀy ≤ 1."""
+    """One batch dimension, 1 for what is shared by all; symmetric Q; rows with h ≥ 10²⁰ become 0ᵀy ≤ 1."""
     flat = (shapes.flatten(t, dims, batch) for t, dims in zip(data, EVENT_DIMS, strict=True))
     Q, p, A, b, G, h = (
         (t if dims == 2 else t.unsqueeze(-1)).double() for t, dims in zip(flat, EVENT_DIMS, strict=True)
     )
     p = p.expand(batch.numel(), -1, -1)
-    free = torch.isinf(h)
+    free = h >= NO_BOUND
     if free.any():
         G, h = torch.where(free, 0, G), torch.where(free, 1, h)
     elastic = elastic.expand(*batch, 1).reshape(batch.numel(), 1, 1) if elastic.any() else p.new_zeros(1, 1, 1)
@@ -110,11 +119,81 @@ def residual(qp: QP, point: Point) -> Residual:
     )
 
 
-def kkt_error(qp: QP, point: Point, r: Residual | None = None) -> Tensor:
-    """The largest violation of (1), ``(N,)``, relative to 1 + the largest entry of p, and of b and h."""
-    r = residual(qp, point) if r is None else r
-    p, b, h = (largest(v, (1, 2)) for v in (qp.p, qp.b, qp.h))
-    dual = largest(r.dual, (1, 2)) / (1 + p)
-    primal = torch.maximum(largest(r.equality, (1, 2)), largest(r.inequality, (1, 2))) / (1 + torch.maximum(b, h))
-    complementarity = largest(point.s * point.lam, (1, 2)) / (1 + torch.maximum(p, h))
-    return torch.maximum(torch.maximum(dual, primal), complementarity)
+def kkt_error(qp: QP, point: Point) -> Tensor:
+    """The largest violation of (1), ``(N,)``, each relative to what was added up to get it.
+
+    A row's is relative to |hᵢ| + Σ|Gᵢⱼ yⱼ|, a coordinate's of stationarity to |pⱼ| + Σ|Qⱼₖ yₖ| + Σ|Aᵢⱼ νᵢ| + Σ|Gᵢⱼ λᵢ|.
+    For complementarity either sᵢ or λᵢ would have to be 0: the violation is the smaller of what that would change.
+    """
+    r = residual(qp, point)
+    error = _relative(qp, point, r, _quick_sizes(qp, point))
+    left = ~(error <= CLEAR)
+    if left.any():
+        qp, point, r = select((qp, point, r), left)
+        error = error.masked_scatter(left, _relative(qp, point, r, _sizes(qp, point)))
+    return error
+
+
+def _relative(qp: QP, point: Point, r: Residual, size: Residual) -> Tensor:
+    """The largest of the residuals and complementary products relative to the sizes."""
+    error = largest(torch.cat([_ratio(a, b) for a, b in zip(r, size, strict=True)], dim=1), (1, 2))
+    if not (point.s * point.lam).any():
+        return error
+    drop_wall = _ratio(point.s, size.inequality)
+    drop_force = _ratio(qp.G * point.lam, size.dual.mT).abs().amax(-1, keepdim=True)
+    return torch.maximum(error, largest(torch.minimum(drop_wall, drop_force), (1, 2)))
+
+
+def _ratio(part: Tensor, whole: Tensor) -> Tensor:
+    return torch.where(part == 0, 0, part / whole)
+
+
+def _quick_sizes(qp: QP, point: Point) -> Residual:
+    """Less than what was added up, from the sums alone: what is small relative to this is small."""
+    y, nu, lam = point.y, point.nu, point.lam
+    Qy, Anu, Glam = times_columns(qp.Q, y), times_columns(qp.A.mT, nu), times_columns(qp.G.mT, lam)
+    dual = qp.p.abs() + Qy.abs() + Anu.abs() + Glam.abs()
+    noise = NOISE * _unit(qp, y, dual)
+    return Residual(
+        dual,
+        qp.b.abs() + times_columns(qp.A, y).abs() + times_columns(qp.A, noise).abs(),
+        qp.h.abs() + times_columns(qp.G, y).abs() + times_columns(qp.G, noise).abs(),
+    )
+
+
+def _sizes(qp: QP, point: Point) -> Residual:
+    """What was added up to get the residuals, and NOISE times what rounding may leave of terms that should be 0."""
+    Q, A, G, y, nu, lam = (t.abs() for t in (qp.Q, qp.A, qp.G, point.y, point.nu, point.lam))
+    dual = qp.p.abs() + times_columns(Q, y) + times_columns(A.mT, nu) + times_columns(G.mT, lam)
+    y = y + NOISE * _unit(qp, y, dual)
+    return Residual(
+        dual=qp.p.abs()
+        + times_columns(Q, y)
+        + times_columns(A.mT, nu)
+        + times_columns(G.mT, lam)
+        + NOISE * _neighbours(A, G, dual),
+        equality=qp.b.abs() + times_columns(A, y) + qp.elastic * nu,
+        inequality=qp.h.abs() + times_columns(G, y) + qp.elastic * lam,
+    )
+
+
+def _neighbours(A: Tensor, G: Tensor, dual: Tensor, hops: int = 2) -> Tensor:
+    """The sizes of stationarity in coordinates that share a row, in the units of that: multipliers that should be 0 are
+    as exact as the larger of their equations lets them be. Where no neighbour has a size, a little of the largest."""
+    rows = torch.cat([t.expand(len(dual), -1, -1) for t in (A, G)], dim=1)
+    if not rows.shape[1]:
+        return dual
+    dual = torch.maximum(dual, FAINT * dual.amax(-2, keepdim=True))
+    rows = rows / rows.amax(-1, keepdim=True).clamp_min(1e-300)
+    for _ in range(hops):
+        of_rows = (torch.where(rows > 0, dual.mT, 0)).amax(-1, keepdim=True)
+        dual = torch.maximum(dual, (rows * of_rows).amax(-2).unsqueeze(-1))
+    return dual
+
+
+def _unit(qp: QP, y: Tensor, dual: Tensor) -> Tensor:
+    """How large a change of yⱼ is that matters to its own stationarity, or the largest entry of y if that is less: an
+    entry that should be 0 is as exact as can be when it is 0 relative to this."""
+    curvature = qp.Q.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)
+    most = y.abs().amax(-2, keepdim=True)
+    return torch.where(curvature > 0, torch.minimum(dual / curvature.clamp_min(1e-300), most), most)

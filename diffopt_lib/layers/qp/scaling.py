@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .program import QP, Point, Step
 
+FAR = 1e3  # from 1, for the unit of y and the size of the objective
 WELL_SCALED = 8.0  # rows and columns with largest entries between 1/8 and 8 are left alone
 
 
@@ -46,6 +48,21 @@ class Scaling:
         return Point(self.d * point.y, self.e * point.nu / self.c, self.g * point.lam / self.c, point.s / self.g)
 
 
+class Problem(NamedTuple):
+    """A batch of programs as they were given and in good units."""
+
+    qp: QP
+    scaling: Scaling | None
+    scaled: QP
+
+    @classmethod
+    def of(cls, qp: QP, scaling: Scaling | None) -> Problem:
+        return cls(qp, scaling, qp if scaling is None else scaling.apply(qp))
+
+    def undo(self, point: Point) -> Point:
+        return point if self.scaling is None else self.scaling.undo(point)
+
+
 def equilibrate(qp: QP, rounds: int = 15) -> Scaling | None:
     """The scaling that brings every row and column of [Q Aᵀ Gᵀ; A 0 0; G 0 0] near 1; None if they are there.
 
@@ -63,16 +80,40 @@ def equilibrate(qp: QP, rounds: int = 15) -> Scaling | None:
             break
         d, e, g = (x / torch.where(norm > 0, norm, 1).sqrt() for x, norm in zip((d, e, g), norms, strict=True))
         Q, A, G = d * qp.Q * d.mT, e * qp.A * d.mT, g * qp.G * d.mT
-    c = _objective_scale(Q, d * qp.p)
+    unit, c = _sizes(Q, d * qp.p, e * qp.b, g * qp.h)
+    d, e, g, c = unit * d, e / unit, g / unit, c / unit.square()
     unchanged = all((x == 1).all() for x in (d, e, g, c))
     return None if unchanged else Scaling(d, e, g, c)
 
 
-def _objective_scale(Q: Tensor, p: Tensor) -> Tensor:
-    """1 / the size of the objective's coefficients, where that is far from 1."""
-    size = torch.maximum(_columns(Q).amax(-2, keepdim=True), p.abs().amax(-2, keepdim=True))
-    far = ((size > 1e3) | (size < 1e-3)) & (size > 0)
-    return torch.where(far, 1 / torch.where(far, size, 1), 1)
+def _sizes(Q: Tensor, p: Tensor, b: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+    """The unit of y that makes usual entries of b and h 1, and the factor of the objective that then makes usual
+    entries of p 1, or those of Q if that is smaller; each 1 unless it is far from it.
+
+    A few large entries, as of walls that are out of reach or of slacks that must not be used, do not count: next to
+    them everything else would drown.
+    """
+    curvature, slope = _columns(Q).amax(-2, keepdim=True), _lower_quartile(p.abs())
+    size = max(len(b), len(h))
+    reach = _lower_quartile(torch.cat([v.abs().expand(size, -1, 1) for v in (b, h)], dim=1))
+    reach = torch.where(reach > 0, reach, torch.where(curvature > 0, slope / curvature, 1))
+    unit = _unless_near_one(reach)
+    c = torch.minimum(1 / curvature, unit / slope)
+    return unit, _unless_near_one(torch.where(torch.isfinite(c), c, 1))
+
+
+def _unless_near_one(size: Tensor) -> Tensor:
+    far = ((size > FAR) | (size < 1 / FAR)) & (size > 0)
+    return torch.where(far, size, 1)
+
+
+def _lower_quartile(v: Tensor) -> Tensor:
+    """Of the entries ``(N, n, 1)`` that are not 0, ``(N, 1, 1)``; 0 if there are none."""
+    ordered = torch.where(v > 0, v, torch.inf).sort(dim=-2).values
+    if not v.shape[-2]:
+        return v.new_zeros(len(v), 1, 1)
+    rank = (v > 0).sum(-2, keepdim=True) // 4
+    return torch.where(v.any(-2, keepdim=True), ordered.gather(-2, rank), 0)
 
 
 def _columns(M: Tensor) -> Tensor:

@@ -1,12 +1,14 @@
 """How a quadratic program is solved: everything that happens outside the graph.
 
 It is a relay: an element that an attempt solves is done, and those that are left go on to the next. The attempts are
-the active set of a guess; the dual method (:mod:`.qp.dual`) where Q may be well conditioned; and the interior point
-method (:mod:`.qp.interior`), for all. Those that none has solved are examined for a reason (:mod:`.qp.feasibility`).
+the active set of a guess; the dual method (:mod:`.qp.dual`) where Q may be well conditioned; the interior point method
+(:mod:`.qp.interior`); and the embedding (:mod:`.qp.embedding`), which is sturdier and dearer, and finds out where there
+is no solution. An element is solved when its active set is confirmed (:mod:`.qp.confirm`).
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
@@ -14,35 +16,28 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ...batch.products import times_columns
 from ...batch.rows import relay, scatter, select, where
-from ...solution import INFEASIBLE, SOLVED, STUCK, UNBOUNDED, raise_failed
+from ...solution import INFEASIBLE, SOLVED, STUCK, UNBOUNDED, failed_indices, raise_failed
+from .confirm import confirm, error_of, improve
 from .derivative import Kept
 from .dual import solve_dual
-from .feasibility import ELASTIC, Diagnosis, diagnose
-from .interior import interior_point, polish
-from .program import QP, Attempt, Point, kkt_error
-from .scaling import Scaling
+from .embedding import Diagnosis, solve_embedded
+from .interior import interior_point
+from .program import CONFIRMED, QP, Attempt, Point
+from .scaling import Problem
 
-# Where both should be 0 a solver leaves λ and s small, with a ratio between this and its inverse.
-WEAKLY_ACTIVE = 1e-4
+WEAKLY_ACTIVE = 1e-4  # λᵢ/sᵢ in a guess from which on an inequality may be active: both may be 0
+ELASTIC = 1e-7  # how far, for a multiplier of 1, the constraints of an infeasible program give way
+EMBEDDING_ITERATIONS = 200
+FAR = 1e4  # a wall that is so many times as far away as the farthest that has to be reached is first put nearer
 
 
-class Problem(NamedTuple):
-    """The programs as they were given and in good units, and a guess of their solutions."""
+class Start(NamedTuple):
+    """What a relay starts from."""
 
-    qp: QP
-    scaling: Scaling | None
-    scaled: QP
-    guess: Point  # the origin where there is none
-
-    def size(self) -> int:
-        return len(self.qp.p)
-
-    def in_given_units(self, attempt: Attempt) -> Attempt:
-        if self.scaling is None:
-            return attempt
-        point = self.scaling.undo(attempt.point)
-        return Attempt(point, kkt_error(self.qp, point), attempt.iterations)
+    problem: Problem
+    guess: Point  # of the programs as they were given; the origin where there is none
 
 
 def solve(
@@ -62,78 +57,107 @@ def solve(
     qp, scaling = kept.program(data, batch, start.new_zeros(1))
     n, k, m = qp.Q.shape[-1], qp.A.shape[-2], qp.G.shape[-2]
     guess = Point(*start.double().reshape(N, n + k + 2 * m, 1).split((n, k, m, m), dim=1))
-    problem = Problem(qp, scaling, qp if scaling is None else scaling.apply(qp), guess)
-    attempt = find(problem, warm, tolerance, max_iterations)
-
+    problem = Problem.of(qp, scaling)
+    attempt = find(Start(problem, guess), warm, max_iterations)
     attempt, diagnosis, elastic = _explain(problem, attempt, tolerance, max_iterations, on_failure == "closest")
+    status, error = diagnosis.status.reshape(batch), attempt.error.reshape(batch)
     if on_failure != "nan":
-        _raise(diagnosis.status.reshape(batch), attempt.error.reshape(batch), tolerance)
+        _raise(status, error, tolerance)
+    _warn((status == SOLVED) & ~(error <= CONFIRMED))
 
-    failed = diagnosis.status != SOLVED
-    point = attempt.point
+    point, failed = attempt.point, diagnosis.status != SOLVED
     z = torch.cat([point.y, point.nu, point.lam], dim=1)
     # All rows of a failed element count as active, so that its NaN reaches the gradient of every argument.
     active = (point.lam > point.s) | failed[:, None, None]
-    per_element = (diagnosis.status, attempt.iterations, attempt.error.to(start.dtype))
-    certificates = (diagnosis.infeasible_because, diagnosis.unbounded_because)
     vectors = (z.to(start.dtype), active, elastic.to(start.dtype))
     return (
         *(v.reshape(*batch, v.shape[1]) for v in vectors),
-        *(v.reshape(batch) for v in per_element),
-        *(v.reshape(*batch, v.shape[1]).to(start.dtype) for v in certificates),
+        *(status, attempt.iterations.reshape(batch), error.to(start.dtype)),
+        *(v.reshape(*batch, v.shape[1]).to(start.dtype) for v in diagnosis[1:]),
     )
 
 
-def find(problem: Problem, warm: bool, tolerance: float, max_iterations: int) -> Attempt:
-    """The relay of attempts, which begins with the guess if there is one."""
+def find(start: Start, warm: bool, max_iterations: int) -> Attempt:
+    """The relay of the quick attempts, which begins with the guess if there is one."""
+    attempts: list[Callable[..., Attempt]] = [_from_guess, _hold_weakly_active] if warm else []
 
-    def from_guess(problem: Problem) -> Attempt:
-        point = polish(problem.qp, problem.guess)
-        return Attempt(point, kkt_error(problem.qp, point), torch.ones_like(point.y[:, 0, 0], dtype=torch.int64))
+    def through_the_dual(start: Start, *_: Attempt) -> Attempt:
+        nearer = _nearer(start.problem.scaled)
+        return _in_given_units(start.problem, nearer, *solve_dual(nearer, max_iterations))
 
-    def through_the_dual(problem: Problem, *_: Attempt) -> Attempt:
-        return problem.in_given_units(solve_dual(problem.scaled, max_iterations))
+    def directly(start: Start, *_: Attempt) -> Attempt:
+        nearer = _nearer(start.problem.scaled)
+        point, _, iterations = interior_point(nearer, len(start.guess.y), max_iterations)
+        return _in_given_units(start.problem, nearer, point, iterations)
 
-    def directly(problem: Problem, *_: Attempt) -> Attempt:
-        return problem.in_given_units(interior_point(problem.scaled, problem.size(), tolerance, max_iterations))
-
-    attempts: list[Callable[..., Attempt]] = []
-    if warm:
-        attempts += [from_guess, hold_weakly_active]
-    if 0 < problem.qp.G.shape[-2] <= 2 * problem.qp.Q.shape[-1]:  # the dual is not much larger
-        attempts.append(through_the_dual)
+    qp = start.problem.qp
+    if 0 < qp.G.shape[-2] <= 2 * qp.Q.shape[-1]:  # the dual is not much larger
+        attempts += [through_the_dual, _improve]
     attempts.append(directly)
-    return relay(problem, attempts, lambda attempt: attempt.error <= tolerance)
+    return relay(start, attempts, lambda attempt: attempt.error <= CONFIRMED)
 
 
-def hold_weakly_active(problem: Problem, attempt: Attempt) -> Attempt:
+def _from_guess(start: Start) -> Attempt:
+    point, error = confirm(start.problem.qp, start.guess)
+    return Attempt(point, error, torch.ones_like(error, dtype=torch.int64))
+
+
+def _hold_weakly_active(start: Start, attempt: Attempt) -> Attempt:
     """Points that are not accurate yet may owe it to inequalities with λᵢ = sᵢ = 0: if no other holds what they do,
     it must not be left free. They are polished once more from the guess, with these in the active set."""
-    point = polish(problem.qp, problem.guess, WEAKLY_ACTIVE)
-    polished = attempt._replace(point=point, error=kkt_error(problem.qp, point))
-    return where(polished.error < attempt.error, polished, attempt)
+    active = start.guess.lam > WEAKLY_ACTIVE * start.guess.s
+    point, error = confirm(start.problem.qp, start.guess, active)
+    return where(error < attempt.error, attempt._replace(point=point, error=error), attempt)
+
+
+def _improve(start: Start, attempt: Attempt) -> Attempt:
+    """Where Q is well conditioned enough for the dual method, and the active set nearly right."""
+    point, error = improve(start.problem.qp, attempt.point)
+    return attempt._replace(point=point, error=error)
+
+
+def _nearer(qp: QP) -> QP:
+    """The program with walls that are far away moved to where they still ought to be out of reach. A solution that does
+    not touch them is one of the program itself; one that does will be refused there."""
+    if not qp.h.numel():
+        return qp
+    reach = torch.cat([qp.b.abs().expand(len(qp.p), -1, 1), -qp.h.expand(len(qp.p), -1, 1)], dim=1)
+    far = FAR * (1 + reach.amax(1, keepdim=True).clamp_min(0))
+    return replace(qp, h=torch.minimum(qp.h, far)) if (qp.h > far).any() else qp
+
+
+def _in_given_units(problem: Problem, solved: QP, point: Point, iterations: Tensor) -> Attempt:
+    """A solution of the scaled program, or of that with nearer walls, as an attempt at the one that was given."""
+    if solved is not problem.qp:
+        point = problem.undo(point)
+        slack = (problem.qp.h - times_columns(problem.qp.G, point.y)).clamp_min(0)
+        point = replace(point, s=torch.where(point.s == 0, 0, slack))
+    return Attempt(point, error_of(problem.qp, point), iterations)
 
 
 def _explain(
     problem: Problem, attempt: Attempt, tolerance: float, max_iterations: int, closest: bool
 ) -> tuple[Attempt, Diagnosis, Tensor]:
-    """What became of each element. If ``closest``, the infeasible ones are solved with elastic constraints instead, and
-    their ε ``(N, 1)`` tells them apart."""
+    """What became of each element, after the embedding has had its turn. If ``closest``, the infeasible ones are solved
+    with elastic constraints instead, and their ε ``(N, 1)`` tells them apart."""
+    left = ~(attempt.error <= CONFIRMED)
     y, nu, lam = attempt.point.y, attempt.point.nu, attempt.point.lam
-    failed = ~(attempt.error <= tolerance)
-    nothing = torch.full_like(torch.cat([nu, lam], dim=1), torch.nan), torch.full_like(y, torch.nan)
-    diagnosis = Diagnosis(torch.where(failed, STUCK, SOLVED), *nothing)
+    nothing = (torch.full_like(torch.cat([nu, lam], dim=1), torch.nan), torch.full_like(y, torch.nan))
+    diagnosis = Diagnosis(torch.full_like(attempt.iterations, SOLVED), *nothing)
     elastic = torch.zeros_like(y[:, :1, 0])
-    if not failed.any():
+    if not left.any():
         return attempt, diagnosis, elastic
-    qp, scaling = select((problem.qp, problem.scaling), failed)
-    diagnosis = scatter(diagnosis, failed, diagnose(qp, scaling, int(failed.sum()), max_iterations))
+    here = select(attempt, left)
+    found, of_found = solve_embedded(select(problem, left), min(EMBEDDING_ITERATIONS, 4 * max_iterations))
+    found = where(found.error <= here.error, found, here)
+    good = (of_found.status == STUCK) & (found.error <= tolerance)
+    of_found = of_found._replace(status=torch.where(good, SOLVED, of_found.status))
+    attempt, diagnosis = scatter((attempt, diagnosis), left, (found, of_found))
     infeasible = diagnosis.status == INFEASIBLE
     if closest and infeasible.any():
         elastic = torch.where(infeasible[:, None], ELASTIC, elastic)
         part = replace(select(problem.qp, infeasible), elastic=elastic[infeasible].unsqueeze(-1))
-        found = interior_point(part, int(infeasible.sum()), tolerance, max_iterations)
-        attempt = scatter(attempt, infeasible, found)
+        attempt = scatter(attempt, infeasible, interior_point(part, int(infeasible.sum()), max_iterations))
         now = torch.where(attempt.error <= tolerance, SOLVED, STUCK)
         diagnosis = diagnosis._replace(status=torch.where(infeasible, now, diagnosis.status))
     return attempt, diagnosis, elastic
@@ -144,7 +168,7 @@ def _raise(status: Tensor, error: Tensor, tolerance: float) -> None:
         status,
         {
             INFEASIBLE: "quadratic program infeasible: no y satisfies Ay = b and Gy ≤ h (certified).",
-            UNBOUNDED: "quadratic program unbounded: the objective falls for ever along a feasible direction "
+            UNBOUNDED: "quadratic program unbounded: the objective falls for ever along a direction that meets no wall "
             "(certified).",
             STUCK: lambda failed: (
                 f"the quadratic program did not reach a KKT residual of {tolerance:.1e} "
@@ -152,3 +176,14 @@ def _raise(status: Tensor, error: Tensor, tolerance: float) -> None:
             ),
         },
     )
+
+
+def _warn(unconfirmed: Tensor) -> None:
+    if unconfirmed.any():
+        named = ", ".join(map(str, failed_indices(unconfirmed)[:5]))
+        warnings.warn(
+            f"{int(unconfirmed.sum())} quadratic programs are solved within the tolerance, but which of their "
+            f"inequalities are active could not be confirmed: the derivative is that of an unconfirmed active set. "
+            f"Batch elements: {named}",
+            stacklevel=2,
+        )

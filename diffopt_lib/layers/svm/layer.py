@@ -36,8 +36,8 @@ from torch import Tensor
 from ...autograd.precision import full_precision
 from ...batch.products import times
 from ...batch.shapes import align
-from ...validate import check_option
-from ..labelled import check_classes, check_signs, point_weights, positive_scalar
+from ...validate import check_count, check_kind, check_option, check_size
+from ..labelled import check_classes, check_query, check_signs, point_weights, positive_scalar
 from ..qp import QPSolution
 from ..ridge import LinearHead
 from .program import head_by_dual, head_by_primal, linear_by_dual, linear_by_primal, wishes
@@ -90,6 +90,7 @@ class LinearSVM:
     @full_precision
     def decision(self, query: Tensor) -> Tensor:
         """wᵀx + b for query points ``(*batch, m, d)``: ``(*batch, m)``, positive for the class +1."""
+        check_query(query, self.weights.unsqueeze(-2))
         return times(query, self.weights) + self.bias.unsqueeze(-1)
 
 
@@ -128,7 +129,9 @@ def svm_head(
         ValueError: bad shapes, dtypes, labels or C; NaN or infinite input.
         SolverError: some quadratic program did not converge.
     """
-    check_option("on_failure", on_failure, ("raise", "nan"))
+    _check_options(tolerance, max_iterations, on_failure)
+    if init is not None:
+        check_kind("init", init, SVMHead, "an SVMHead")
     check_classes(features, labels, n_classes)
     price = positive_scalar("C", C, features)
     batch, (phi, labels, price) = align(("features", features, 2), ("labels", labels, 1), ("C", price, 0))
@@ -195,7 +198,10 @@ def linear_svm(
         ValueError: bad shapes, dtypes, labels, C or weights; NaN or infinite input; only one class.
         SolverError: some quadratic program did not converge; in the backward pass, b is not unique.
     """
-    check_option("on_failure", on_failure, ("raise", "nan"))
+    _check_options(tolerance, max_iterations, on_failure)
+    check_size("smoothing", smoothing)
+    if init is not None:
+        check_kind("init", init, LinearSVM, "a LinearSVM")
     check_signs(features, labels)
     price, weights = positive_scalar("C", C, features), point_weights(sample_weights, features)
     _, (x, y, price, weights) = align(
@@ -229,6 +235,12 @@ def linear_svm(
     bias = unit * b + larger * (1 - unit * reward) - (weights * origin.squeeze(-2)).sum(-1)
     weights, bias, dual, residual = (t.to(features.dtype) for t in (weights, bias, dual, program.residual))
     return LinearSVM(weights, bias, dual, program.converged, program.iterations, residual, program)
+
+
+def _check_options(tolerance: object, max_iterations: object, on_failure: object) -> None:
+    check_size("tolerance", tolerance)
+    check_count("max_iterations", max_iterations)
+    check_option("on_failure", on_failure, ("raise", "nan"))
 
 
 def _longest(x: Tensor) -> Tensor:
