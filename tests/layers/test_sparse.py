@@ -102,6 +102,15 @@ class TestSolution:
         torch.testing.assert_close(mapped, whole)
         assert solve_sparse(P[0], q[:0], A[0], b[:0], patterns, cones).x.shape == (0, 12)
 
+    def test_tensors_stay_on_their_device(self, device):
+        """Though the factorisation is the CPU's."""
+        P, q, A, b, patterns, cones = random_program()
+        there = [t.to(device).requires_grad_() for t in (P, q, A, b)]
+        found = solve_sparse(*there, patterns, cones)
+        gradients = torch.autograd.grad(found.x.square().sum(), there)
+        assert {t.device.type for t in (found.x, found.y, found.status, *gradients)} == {device}
+        torch.testing.assert_close(found.x.cpu(), solve_sparse(P, q, A, b, patterns, cones).x)
+
     def test_single_precision_is_computed_in_double(self):
         P, q, A, b, patterns, cones = random_program()
         single = solve_sparse(P.float(), q.float(), A.float(), b.float(), patterns, cones)
