@@ -94,8 +94,8 @@ def _sizes(Q: Tensor, p: Tensor, b: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
     them everything else would drown.
     """
     curvature, slope = _columns(Q).amax(-2, keepdim=True), _lower_quartile(p.abs())
-    size = max(len(b), len(h))
-    reach = _lower_quartile(torch.cat([v.abs().expand(size, -1, 1) for v in (b, h)], dim=1))
+    size = torch.broadcast_shapes(b.shape[:1], h.shape[:1])
+    reach = _lower_quartile(torch.cat([v.abs().expand(*size, -1, 1) for v in (b, h)], dim=1))
     reach = torch.where(reach > 0, reach, torch.where(curvature > 0, slope / curvature, 1))
     unit = _unless_near_one(reach)
     c = torch.minimum(1 / curvature, unit / slope)

@@ -29,7 +29,6 @@ from .scaling import Problem
 
 WEAKLY_ACTIVE = 1e-4  # λᵢ/sᵢ in a guess from which on an inequality may be active: both may be 0
 ELASTIC = 1e-7  # how far, for a multiplier of 1, the constraints of an infeasible program give way
-EMBEDDING_ITERATIONS = 200
 FAR = 1e4  # a wall that is so many times as far away as the farthest that has to be reached is first put nearer
 
 
@@ -148,7 +147,7 @@ def _explain(
     if not left.any():
         return attempt, diagnosis, elastic
     here = select(attempt, left)
-    found, of_found = solve_embedded(select(problem, left), min(EMBEDDING_ITERATIONS, 4 * max_iterations))
+    found, of_found = solve_embedded(select(problem, left), max_iterations)
     found = where(found.error <= here.error, found, here)
     good = (of_found.status == STUCK) & (found.error <= tolerance)
     of_found = of_found._replace(status=torch.where(good, SOLVED, of_found.status))
