@@ -52,7 +52,7 @@ export class Picture {
     if (mark.kind === "text") {
       const anchor = { left: "start", center: "middle", right: "end" }[mark.align];
       const style = { fill: mark.color, "font-size": mark.size, "text-anchor": anchor };
-      add(mark.name, svg("text", { class: "mark-text", ...style }));
+      add(mark.name, svg("text", { class: mark.outline ? "mark-text outlined" : "mark-text", ...style }));
     } else if (mark.kind !== "heatmap" && mark.kind !== "image") {
       if (mark.derivative && mark.kind === "points") {
         const style = { stroke: mark.color, "stroke-width": 1, "stroke-opacity": 0.6, fill: "none" };
