@@ -95,7 +95,7 @@ class Explorer(anywidget.AnyWidget):
             values = {mark.name: self.baked.read(mark.name, start)[0] for mark in marks}
         else:
             entry_list, data = self.solver.entries, dict(page_data or {})
-            solved = solve_in_page(self.solver, entry_list, controls, axes, exact, page_solve, data)
+            solved = solve_in_page(self.solver, entry_list, controls, axes, start, page_solve, data)
             self.table, stored = b"", describe(solved)
             values = solved.start
         width, height = drawing.size(figure)
