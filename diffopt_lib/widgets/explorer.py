@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anywidget
+import ipywidgets
 import numpy as np
 
 from diffopt_lib.widgets import figure as drawing
@@ -161,8 +162,45 @@ class Explorer(anywidget.AnyWidget):
         )
 
     def _repr_mimebundle_(self, **kwargs) -> tuple[dict, dict]:
-        data, metadata = super()._repr_mimebundle_(**kwargs) or ({}, {})
+        """For a page, the widget's static self; where a person may move it with a kernel, the live view too."""
+        data, metadata = (super()._repr_mimebundle_(**kwargs) if is_attended() else None) or ({}, {})
         return {**data, "text/plain": f"Explorer: {self.description}", "text/html": self.to_html()}, metadata
+
+
+def is_attended() -> bool:
+    """Whether someone sits before the kernel: nbconvert, nbclient and the book's build run cells that cannot ask."""
+    try:
+        from IPython import get_ipython
+    except ImportError:
+        return True
+    request = getattr(get_ipython(), "get_parent", dict)()
+    return request.get("content", {}).get("allow_stdin", True)
+
+
+def show_boxes() -> None:
+    """In a `VBox` and its kin, too, an explorer has its static self for a page without a kernel."""
+    try:
+        from IPython import get_ipython
+    except ImportError:
+        return
+    shell = get_ipython()
+    if shell is not None:
+        shell.display_formatter.mimebundle_formatter.for_type(ipywidgets.Box, box_bundle)
+
+
+def box_bundle(box: ipywidgets.Box) -> tuple[dict, dict]:
+    live = box._repr_mimebundle_() or {}
+    pages = [explorer.to_html() for explorer in explorers_in(box)]
+    if not pages:
+        return live, {}
+    page = {"text/plain": "Explorers in a box", "text/html": "\n".join(pages)}
+    return ({**live, **page} if is_attended() else page), {}
+
+
+def explorers_in(widget: ipywidgets.Widget) -> list[Explorer]:
+    if isinstance(widget, Explorer):
+        return [widget]
+    return [found for child in getattr(widget, "children", ()) for found in explorers_in(child)]
 
 
 def read(name: str) -> str:
@@ -312,3 +350,6 @@ def close(figure: Figure) -> None:
     import matplotlib.pyplot as plt
 
     plt.close(figure)
+
+
+show_boxes()

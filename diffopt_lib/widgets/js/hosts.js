@@ -6,8 +6,9 @@ import { View } from "./view.js";
 
 const HELLO_MS = 5000;
 
-/** @param {BlobPart} bytes */
+/** The table's bytes; none where the page solves for itself. @param {Uint8Array<ArrayBuffer>} bytes */
 async function inflate(bytes) {
+  if (!bytes.length) return bytes;
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }

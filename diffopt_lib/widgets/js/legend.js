@@ -22,8 +22,10 @@ export class Legend {
     for (const mark of view.marks) {
       if (mark.label) this.add(mark.label, markIcon(mark, false), () => this.markText(mark));
     }
-    if (view.derivatives.length) {
-      this.add("predicted from x₀", markIcon(view.derivatives[0], true), () => this.gapText());
+    const named = view.derivatives.filter(({ label }) => label);
+    for (const mark of named) {
+      const label = named.length > 1 ? `${mark.label}, predicted from x₀` : "predicted from x₀";
+      this.add(label, markIcon(mark, true), () => this.gapText(mark));
     }
     const list = html("ul", { class: "explorer-legend" });
     for (const { icon, label, node } of this.rows) list.append(html("li", {}, icon, html("span", {}, label), node));
@@ -61,19 +63,15 @@ export class Legend {
     return points.join(" ") + suffix(mark);
   }
 
-  /** Of each quantity with a prediction, how far the prediction is off, in its largest entry. */
-  gapText() {
-    const { shown, ghosts, payload, derivatives } = this.view;
-    const gaps = derivatives.flatMap(({ name, label, readout, unit }) => {
-      if (!label) return [];
-      const key = readout ? `${name}_readout` : name;
-      const off = items(shown[key]).map((y, i) => Math.abs(Number(y) - ghosts[key][i]));
-      const known = off.filter(Number.isFinite);
-      const { span, log } = payload.tables[key];
-      const text = decimal(known.length ? Math.max(...known) : NaN, Math.max(...span), log.includes(true));
-      return [`${label} off by ${text}${suffix({ unit })}`];
-    });
-    return gaps.join("; ");
+  /** How far the prediction of a mark's quantity is off, in its largest entry. @param {Mark} mark */
+  gapText({ name, readout, unit }) {
+    const { shown, ghosts, payload } = this.view;
+    const key = readout ? `${name}_readout` : name;
+    const off = items(shown[key]).map((y, i) => Math.abs(Number(y) - ghosts[key][i]));
+    const known = off.filter(Number.isFinite);
+    const { span, log } = payload.tables[key];
+    if (!known.length) return "no derivative there";
+    return `off by ${decimal(Math.max(...known), Math.max(...span), log.includes(true))}${suffix({ unit })}`;
   }
 }
 

@@ -19,7 +19,10 @@ export class Picture {
     /** @type {Map<string, SVGElement>} */
     this.nodes = new Map();
     this.frame = html("div", { class: "explorer-figure" });
-    this.frame.style.maxWidth = `${(payload.width * 1.65).toFixed(0)}px`;
+    // As wide as is useful, and on a phone no taller than leaves room for the controls.
+    const ratio = payload.width / payload.height;
+    const widest = `${(payload.width * 1.65).toFixed(0)}px`;
+    this.frame.style.maxWidth = `min(${widest}, calc(var(--tallest) * ${ratio.toFixed(3)}))`;
     for (const mark of marks) {
       if (mark.kind !== "heatmap" && mark.kind !== "image") continue;
       const { canvas, frame } = buildCanvas(mark, payload);

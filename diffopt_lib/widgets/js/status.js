@@ -46,9 +46,9 @@ export class Status {
     // The headline is about what has an axis; colours off by some 255ths are in the tooltip.
     const drawn = marks.filter(({ name, kind }) => name in error && kind !== "image").map(({ name }) => name);
     const worst = drawn.sort((a, b) => share(b) - share(a))[0];
+    if (page) return `Solved in the page, within ${rough(Math.max(...Object.values(error)), true)} of the library`;
     const where = worst && drawn.length > 1 ? ` (${this.nameOf(worst)})` : "";
     const within = worst ? `, within ${rough(error[worst], true)} of the library${where}` : "";
-    if (page) return `Solved in the page${within}`;
     return `Static page: interpolated from ${nodes.toLocaleString("en")} solutions${within}`;
   }
 

@@ -83,7 +83,8 @@ export class View {
     root.setAttribute("role", "group");
     root.setAttribute("aria-label", payload.title || payload.description);
     if (payload.title) root.append(html("p", { class: "explorer-title" }, payload.title));
-    root.append(html("div", { class: "explorer-body" }, this.picture.frame, this.side));
+    const stage = html("div", { class: "explorer-stage" }, this.picture.frame);
+    root.append(html("div", { class: "explorer-body" }, stage, this.side));
   }
 
   listen() {
