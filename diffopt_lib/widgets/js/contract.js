@@ -17,7 +17,10 @@ export function contractOf(view) {
     set: (changes) => view.set(changes),
     pin: () => view.pin(),
     /** What the page would show at a context, without drawing it. @param {Context} context */
-    solve: (context) => Object.fromEntries(names.map((name) => [name, items(view.solution(context)[name])])),
+    solve: (context) => {
+      const solution = view.solution(context);
+      return Object.fromEntries(names.map((name) => [name, items(solution[name])]));
+    },
     /** @param {Context} context */
     isNearJump: (context) => view.source.isNearJump(context, names),
     checks: view.payload.checks,
