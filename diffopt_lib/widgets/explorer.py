@@ -173,7 +173,7 @@ def is_attended() -> bool:
         from IPython import get_ipython
     except ImportError:
         return True
-    request = getattr(get_ipython(), "get_parent", dict)()
+    request: Mapping = getattr(get_ipython(), "get_parent", dict)()
     return request.get("content", {}).get("allow_stdin", True)
 
 

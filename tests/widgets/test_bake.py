@@ -68,17 +68,17 @@ def test_the_reported_error_is_the_one_measured_independently():
     def value(a, b):
         return np.sin(3 * a) * np.exp(b)
 
-    controls = [Slider("a", 0, 2, steps=49), Slider("b", 1, 4, steps=17, scale="log")]
+    controls = [Slider("a", 0, 2, steps=49), Slider("b", 1, 4, steps=65, scale="log")]
     table = baked(controls, [Points("y")], lambda c: {"y": np.array([0.0, value(c["a"], c["b"])])})
-    nodes_a, nodes_b = np.linspace(0, 2, 49), np.geomspace(1, 4, 17)
+    nodes_a, nodes_b = np.linspace(0, 2, 49), np.geomspace(1, 4, 65)
     interpolate = RegularGridInterpolator((nodes_a, np.log(nodes_b)), value(nodes_a[:, None], nodes_b[None]))
-    positions = np.random.default_rng(0).uniform(0, [48, 16], size=(PROBES, 2))
-    a, b = 2 * positions[:, 0] / 48, 4 ** (positions[:, 1] / 16)
+    positions = np.random.default_rng(0).uniform(0, [48, 64], size=(PROBES, 2))
+    a, b = 2 * positions[:, 0] / 48, 4 ** (positions[:, 1] / 64)
     errors = np.abs(interpolate(np.stack([a, np.log(b)], 1)) - value(a, b))
     assert table.snap_error == {} and table.fine == {}
     # The points inside the cells count too, and twice the worst is printed.
     assert SAFETY * (errors.max() - 2 * table.tables["y"].step[1]) <= table.error["y"] <= 1.5 * SAFETY * errors.max()
-    assert errors.max() > 50 * table.tables["y"].step[1]
+    assert errors.max() > 30 * table.tables["y"].step[1]
 
 
 def test_checks_hold_the_solutions_off_the_grid():

@@ -97,8 +97,13 @@ export class Table {
 
   /** Is a jump of one of the entries within a cell? @param {Context} context @param {string[]} names */
   isNearJump(context, names) {
-    const { cell } = this.locate(context);
-    return names.some((name) => this.entries[name].jumps[cell]);
+    const { corners, cell } = this.locate(context);
+    return names.some((name) => {
+      const { strings, codes, size, jumps } = this.entries[name];
+      if (!strings) return jumps[cell] > 0;
+      const words = corners.map(([row]) => codes.slice(row * size, (row + 1) * size).join());
+      return new Set(words).size > 1;
+    });
   }
 }
 
