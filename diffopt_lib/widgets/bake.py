@@ -1,12 +1,12 @@
 """Solve over the grid of the controls and store it small, so that a page without a kernel can move.
 
-Between nodes the page interpolates multilinearly, except
-in a cell that a jump runs through: there every in-between value would be a lie, and the page shows the nearest node.
-A cell is searched for a jump as follows. One extra solve near its centre tells whether interpolation is off there. If
-so, the segment from there to the most different corner is halved four times, keeping the half with the larger change:
-on a kink the change shrinks with the segment, on a jump it stays.
+Between nodes the page interpolates multilinearly, except in a cell that a jump runs through: there every in-between
+value would be a lie, and the page shows the nearest node and says so. A cell is searched for a jump as follows. One
+extra solve near its centre tells whether interpolation is off there. If so, the segment from there to the most
+different corner is halved four times, keeping the half with the larger change: on a kink the change shrinks with the
+segment, on a jump it stays. Cells that a kink runs through get a finer grid of their own.
 
-The bake then measures its own error at random contexts off the grid.
+The bake then measures its own error, at the points inside the cells and at random contexts.
 """
 
 from __future__ import annotations
@@ -17,16 +17,22 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from diffopt_lib.widgets.controls import Control, GridAxis, complete
-from diffopt_lib.widgets.marks import Mark, jacobian_name
-from diffopt_lib.widgets.table import Entry, Place, Table, locate, make_table, pick, to_drawing
+from diffopt_lib.widgets.controls import Control, GridAxis, Pad, context_at, random_context
+from diffopt_lib.widgets.marks import Mark, Readout, jacobian_name, readout_name
+from diffopt_lib.widgets.table import FINE, Entry, Place, Table, locate, make_table, pick, to_drawing
 
 Solve = Callable[[dict], Mapping[str, object]]
 
 HALVINGS = 4
+LEAST_BUDGET = 256
 INSIDE = (0.43, 0.54, 0.47, 0.58)
 """Where in a cell it is probed along each axis: not at the centre, where the jumps of symmetric problems are."""
 PROBES = 64
+SAFETY = 2.0
+"""What is printed is that many times the worst error seen, since other contexts may be worse."""
+CLOSE = 0.004
+"""Interpolation inside a cell that is off by more, as a share of a mark's range, asks for a finer grid there."""
+SNAPPED, NEAR = 1, 2
 
 
 @dataclass
@@ -36,36 +42,28 @@ class Baked:
     tables: dict[str, Table]
     nodes: int
     extras: list[dict] = field(default_factory=list)
+    fine: dict[int, int] = field(default_factory=dict)
+    """The cells with a finer grid of their own, each with its first row."""
     error: dict[str, float] = field(default_factory=dict)
-    """Per mark, in data units: the worst error seen where the page interpolates ..."""
+    """Per mark, in data units: what the page is off by at most, away from jumps ..."""
     snap_error: dict[str, float] = field(default_factory=dict)
-    """... and where it shows the nearest node because of a jump."""
+    """... and the worst seen within a cell of a jump."""
     checks: list[tuple[dict, dict]] = field(default_factory=list)
 
     def locate(self, context: Mapping) -> Place:
-        return locate(self.grid, [axis.position(pick(context, axis)) for axis in self.grid])
+        return locate(self.grid, [axis.position(pick(context, axis)) for axis in self.grid], self.fine)
 
     def read(self, name: str, context: Mapping) -> tuple[np.ndarray, bool]:
-        """What the page shows for an entry off the grid, in data units, and whether that is a snapped node."""
+        """What the page shows for an entry off the grid, in data units, and whether that is near a jump."""
         table, place = self.tables[name], self.locate(context)
         if table.strings is not None:
             words = np.array(table.strings, object)[table.codes[place.nearest]]
             differ = (table.codes[place.rows] != table.codes[place.nearest]).any()
             return words.reshape(table.shape), bool(differ)
-        if len(place.rows) > 1 and table.jumps[place.cell]:
-            return table.to_data(table.decode(np.array([place.nearest]))[0]), True
-        return table.to_data(place.weights @ table.decode(place.rows)), False
-
-
-def context_at(controls: Sequence[Control], grid: Sequence[GridAxis], positions: Sequence[float]) -> dict:
-    context: dict = {}
-    for axis, position in zip(grid, positions, strict=True):
-        value = axis.value(position)
-        if axis.component is None:
-            context[axis.control] = value
-        else:
-            context.setdefault(axis.control, np.empty(2))[axis.component] = value
-    return {control.name: context[control.name] for control in controls}
+        near = bool(table.jumps[place.cell])
+        if len(place.rows) > 1 and table.jumps[place.cell] == SNAPPED:
+            return table.to_data(table.decode(np.array([place.nearest]))[0]), near
+        return table.to_data(place.weights @ table.decode(place.rows)), near
 
 
 def continuous_scalars(controls: Sequence[Control]) -> int:
@@ -74,11 +72,19 @@ def continuous_scalars(controls: Sequence[Control]) -> int:
 
 
 def entries(marks: Sequence[Mark], controls: Sequence[Control]) -> list[Entry]:
+    """What `solve` must return: the marks, their derivatives, and the numbers of their and the pads' readouts."""
     listed = []
     for mark in marks:
-        listed.append(Entry(mark.name, mark))
-        if mark.derivative:
-            listed.append(Entry(jacobian_name(mark), mark, continuous_scalars(controls)))
+        shown: list[Mark] = [mark]
+        if mark.readout:
+            shown.append(Readout(readout_name(mark.name), derivative=mark.derivative, continuous=mark.continuous))
+        for part in shown:
+            listed.append(Entry(part.name, part))
+            if part.derivative:
+                listed.append(Entry(jacobian_name(part), part, continuous_scalars(controls)))
+    for control in controls:
+        if isinstance(control, Pad) and control.readout:
+            listed.append(Entry(readout_name(control.name), Readout(readout_name(control.name))))
     return listed
 
 
@@ -110,49 +116,133 @@ class Solver:
         return arrays
 
 
-def bake(solver: Solver, controls: Sequence[Control], axes: Sequence[Mapping], extras: Sequence[dict] = ()) -> Baked:
-    """Solve at every node and at the `extras` (contexts that the page must show exactly), find the jumps, measure."""
+def bake(
+    solver: Solver,
+    controls: Sequence[Control],
+    axes: Sequence[Mapping],
+    extras: Sequence[dict] = (),
+    limit: int = 1_000_000,
+) -> Baked:
+    """Solve at every node and at the `extras` (contexts that the page must show exactly), find the jumps, refine the
+    kinks within the limit of bytes, and measure."""
     grid = [axis for control in controls for axis in control.grid()]
     nodes = [context_at(controls, grid, p) for p in itertools.product(*(range(axis.steps) for axis in grid))]
     solutions = [solver(context) for context in [*nodes, *extras]]
-    tables = {
-        entry.name: make_table(entry, [solution[entry.name] for solution in solutions], axes)
-        for entry in solver.entries
-    }
-    baked = Baked(controls, grid, tables, len(nodes), list(extras))
-    find_jumps(baked, solver)
-    measure(baked, solver)
+
+    def tables() -> dict[str, Table]:
+        return {e.name: make_table(e, [solution[e.name] for solution in solutions], axes) for e in solver.entries}
+
+    baked = Baked(controls, grid, tables(), len(nodes), list(extras))
+    probes = probe_cells(baked, solver)
+    find_jumps(baked, solver, probes)
+    for cell, contexts in refine(baked, probes, limit).items():
+        baked.fine[cell] = len(solutions)
+        solutions += [solver(context) for context in contexts]
+    jumps = {name: table.jumps for name, table in baked.tables.items()}
+    baked.tables = tables()
+    for name, table in baked.tables.items():
+        table.jumps = jumps[name]
+    measure(baked, solver, probes)
     return baked
 
 
-def find_jumps(baked: Baked, solver: Solver) -> None:
-    """Mark, for every entry, the cells in which the page must not interpolate."""
-    grid = baked.grid
-    moving = [i for i, axis in enumerate(grid) if not axis.discrete]
-    cells = [range(axis.steps if axis.discrete else axis.steps - 1) for axis in grid]
-    numeric = [table for table in baked.tables.values() if table.strings is None]
-    count = int(np.prod([len(c) for c in cells]))
+@dataclass(frozen=True)
+class Probe:
+    """A point inside a cell: its position on the grid and the solution there."""
+
+    position: list[float]
+    place: Place
+    context: dict
+    solution: dict[str, np.ndarray]
+
+
+def starts(baked: Baked) -> list[tuple[int, ...]]:
+    """The lowest corner of every cell, cell by cell."""
+    return list(itertools.product(*(range(a.steps if a.discrete else a.steps - 1) for a in baked.grid)))
+
+
+def probe_cells(baked: Baked, solver: Solver) -> list[Probe]:
+    """One solution inside every cell; none if nothing moves continuously."""
+    if all(axis.discrete for axis in baked.grid):
+        return []
+    probes = []
+    for start in starts(baked):
+        inside = [
+            s if axis.discrete else s + INSIDE[i % len(INSIDE)]
+            for i, (axis, s) in enumerate(zip(baked.grid, start, strict=True))
+        ]
+        context = context_at(baked.controls, baked.grid, inside)
+        probes.append(Probe(inside, locate(baked.grid, inside), context, solver(context)))
+    return probes
+
+
+def find_jumps(baked: Baked, solver: Solver, probes: Sequence[Probe]) -> None:
+    """Mark, for every entry, the cells in which the page must not interpolate, and those beside them."""
     for table in baked.tables.values():
-        table.jumps = np.zeros(count, dtype=np.uint8)
-    if not moving:
-        return
-    budget = solver.calls
-    for cell, start in enumerate(itertools.product(*cells)):
-        inside = [s + INSIDE[i % len(INSIDE)] if i in moving else s for i, s in enumerate(start)]
-        solution = solver(context_at(baked.controls, grid, inside))
-        place = locate(grid, inside)
-        for table in numeric:
-            corners = table.decode(place.rows)
-            value = to_drawing(solution[table.entry.name].reshape(1, -1), table.log)[0]
-            if suspicious(corners, place.weights, value, table):
-                # A Jacobian jumps where its mark has a kink, and is read once per anchor: no need to look closer.
-                # Beyond the budget, too, a suspect is taken for a jump: a snapped value is coarse but never invented.
-                if table.entry.scalars is not None or budget <= 0:
-                    table.jumps[cell] = 1
-                    continue
+        table.jumps = np.zeros(len(starts(baked)), dtype=np.uint8)
+    budget = max(solver.calls, LEAST_BUDGET)
+    for probe in probes:
+        for table in baked.tables.values():
+            if table.strings is not None or table.entry.mark.continuous:
+                continue
+            corners = table.decode(probe.place.rows)
+            value = drawing_value(probe.solution, table)
+            if not suspicious(corners, probe.place.weights, value, table):
+                continue
+            # A Jacobian jumps where its mark has a kink, and is read once per anchor: no need to look closer.
+            if table.entry.scalars is not None or (np.isnan(corners) != np.isnan(value)).any():
+                table.jumps[probe.place.cell] = SNAPPED
+            elif budget > 0:
                 calls = solver.calls
-                table.jumps[cell] = is_jump(baked, solver, table, inside, value, place.rows, corners)
+                table.jumps[probe.place.cell] = is_jump(baked, solver, table, probe, value, corners)
                 budget -= solver.calls - calls
+    cells = [axis.steps if axis.discrete else axis.steps - 1 for axis in baked.grid]
+    for table in baked.tables.values():
+        table.jumps = with_neighbours(table.jumps.reshape(cells), [not axis.discrete for axis in baked.grid]).ravel()
+
+
+def with_neighbours(jumps: np.ndarray, moving: Sequence[bool]) -> np.ndarray:
+    """The cells beside a jump, along the axes that move continuously, marked NEAR."""
+    near = jumps == SNAPPED
+    for axis, moves in enumerate(moving):
+        if moves:
+            padded = np.pad(near, [(1, 1) if i == axis else (0, 0) for i in range(near.ndim)])
+            near = near | np.delete(padded, [0, 1], axis) | np.delete(padded, [-1, -2], axis)
+    return np.where(jumps == SNAPPED, SNAPPED, NEAR * near).astype(np.uint8)
+
+
+def refine(baked: Baked, probes: Sequence[Probe], limit: int) -> dict[int, list[dict]]:
+    """The contexts of a finer grid in the cells where interpolation is worst, as many as the limit has room for."""
+    marks = [t for t in baked.tables.values() if t.entry.scalars is None and t.strings is None]
+    moving = [not axis.discrete for axis in baked.grid]
+    row_bytes = sum(table.codes[0].nbytes for table in baked.tables.values())
+    # Deflated and written in base64, a table takes about as many characters as it has bytes.
+    room = max(limit - row_bytes * (baked.nodes + len(baked.extras)), 0) // max(
+        row_bytes * (FINE + 1) ** sum(moving), 1
+    )
+    off = {}
+    for probe in probes:
+        rough = [
+            distance(drawing_value(probe.solution, t), probe.place.weights @ t.decode(probe.place.rows), t)
+            for t in marks
+            if t.jumps[probe.place.cell] != SNAPPED
+        ]
+        if max(rough, default=0.0) > CLOSE:
+            off[probe.place.cell] = max(rough)
+    worst = sorted(off, key=lambda cell: -off[cell])[: min(room, baked.nodes // (FINE + 1) ** sum(moving))]
+    corners = starts(baked)
+    steps = [np.linspace(0, 1, FINE + 1) if moves else np.zeros(1) for moves in moving]
+    return {
+        cell: [
+            context_at(baked.controls, baked.grid, [s + part for s, part in zip(corners[cell], parts, strict=True)])
+            for parts in itertools.product(*steps)
+        ]
+        for cell in sorted(worst)
+    }
+
+
+def drawing_value(solution: Mapping[str, np.ndarray], table: Table) -> np.ndarray:
+    return to_drawing(solution[table.entry.name].reshape(1, -1), table.log)[0]
 
 
 def distance(a: np.ndarray, b: np.ndarray, table: Table) -> float:
@@ -173,19 +263,16 @@ def suspicious(corners: np.ndarray, weights: np.ndarray, value: np.ndarray, tabl
     return distance(value, weights @ corners, table) > max(0.6 * spread / len(corners), 0.01)
 
 
-def is_jump(baked: Baked, solver: Solver, table: Table, inside, value, rows, corners) -> bool:
+def is_jump(baked: Baked, solver: Solver, table: Table, probe: Probe, value: np.ndarray, corners: np.ndarray) -> bool:
     """Does the change from a point inside the cell to its most different corner stay when the segment shrinks?"""
     gaps = [distance(value, corner, table) for corner in corners]
     farthest = int(np.argmax(gaps))
-    if np.isinf(gaps[farthest]):
-        return True
-    position = np.array(np.unravel_index(rows[farthest], [axis.steps for axis in baked.grid]), dtype=float)
-    near, far = np.array(inside, dtype=float), position
+    position = np.unravel_index(probe.place.rows[farthest], [axis.steps for axis in baked.grid])
+    near, far = np.array(probe.position, dtype=float), np.array(position, dtype=float)
     at_near, at_far = value, corners[farthest]
     for _ in range(HALVINGS):
         between = (near + far) / 2
-        solution = solver(context_at(baked.controls, baked.grid, between))
-        at = to_drawing(solution[table.entry.name].reshape(1, -1), table.log)[0]
+        at = drawing_value(solver(context_at(baked.controls, baked.grid, between)), table)
         if distance(at_near, at, table) > distance(at, at_far, table):
             far, at_far = between, at
         else:
@@ -193,37 +280,40 @@ def is_jump(baked: Baked, solver: Solver, table: Table, inside, value, rows, cor
     return distance(at_near, at_far, table) > 0.5 * gaps[farthest]
 
 
-def measure(baked: Baked, solver: Solver, seed: int = 0, checks: int = 8, check_entries: int = 256) -> None:
-    """Compare what the page shows with the solution at random contexts; keep a few of these for tests of the page."""
+def measure(
+    baked: Baked, solver: Solver, probes: Sequence[Probe], seed: int = 0, checks: int = 8, check_entries: int = 64
+) -> None:
+    """Compare what the page shows with the solution inside every cell and at random contexts; keep a few of these for
+    tests of the page."""
     generator = np.random.default_rng(seed)
     marks = [entry.name for entry in solver.entries if entry.scalars is None]
     baked.error = {name: 0.0 for name in marks if baked.tables[name].strings is None}
-    baked.snap_error = {}
+    for probe in probes:
+        for name in baked.error:
+            note_error(baked, name, probe.context, probe.solution[name])
     for _ in range(PROBES):
-        positions = [
-            int(generator.integers(axis.steps)) if axis.discrete else generator.uniform(0, axis.steps - 1)
-            for axis in baked.grid
-        ]
-        context = complete(baked.controls, context_at(baked.controls, baked.grid, positions))
+        context = random_context(baked.controls, generator)
         solution = solver(context)
-        anything_snapped = False
-        for name in marks:
-            shown, snapped = baked.read(name, context)
-            anything_snapped |= snapped
-            if name not in baked.error:
-                continue
-            truth = solution[name]
-            if not snapped and not np.array_equal(np.isnan(shown), np.isnan(visible(truth, baked.tables[name]))):
-                # The probe found a hole that the cell's corners and the point inside had missed.
-                baked.tables[name].jumps[baked.locate(context).cell] = 1
-                anything_snapped = snapped = True
-                shown, _ = baked.read(name, context)
-            worst = float(np.nan_to_num(np.abs(shown - truth)).max(initial=0.0))
-            kept = baked.snap_error if snapped else baked.error
-            kept[name] = max(kept.get(name, 0.0), worst)
-        if not anything_snapped and len(baked.checks) < checks:
-            small = {name: solution[name] for name in marks if not baked.checks or solution[name].size <= check_entries}
-            baked.checks.append((context, small))
+        for name in baked.error:
+            note_error(baked, name, context, solution[name])
+        if len(baked.checks) < checks and not any(baked.read(name, context)[1] for name in marks):
+            baked.checks.append(
+                (context, {name: solution[name] for name in marks if solution[name].size <= check_entries})
+            )
+    baked.error = {name: SAFETY * worst for name, worst in baked.error.items()}
+
+
+def note_error(baked: Baked, name: str, context: Mapping, truth: np.ndarray) -> None:
+    """Add what the page is off by at a context to the worst seen."""
+    table, cell = baked.tables[name], baked.locate(context).cell
+    shown, near = baked.read(name, context)
+    if not near and not np.array_equal(np.isnan(shown), np.isnan(visible(truth, table))):
+        # A hole that the cell's corners and the point inside had missed.
+        table.jumps[cell] = SNAPPED
+        shown, near = baked.read(name, context)
+    worst = float(np.nan_to_num(np.abs(shown - truth)).max(initial=0.0))
+    kept = baked.snap_error if near else baked.error
+    kept[name] = max(kept.get(name, 0.0), worst)
 
 
 def visible(truth: np.ndarray, table: Table) -> np.ndarray:

@@ -125,7 +125,11 @@ class Slider:
 
 @dataclass(frozen=True)
 class Pad:
-    """A point of the plane that is dragged in the data coordinates of the figure's axes; the context holds (2,)."""
+    """A point of the plane that is dragged in the data coordinates of the figure's axes; the context holds (2,).
+
+    `readout` is a format for the numbers `"<name>_readout"` that `solve` returns, where the point stands for other
+    numbers than its two coordinates.
+    """
 
     name: str
     x: tuple[float, float]
@@ -137,6 +141,7 @@ class Pad:
     unit: str = ""
     axes: int = 0
     color: str = "k"
+    readout: str = ""
 
     def __post_init__(self) -> None:
         for (low, high), steps in zip((self.x, self.y), self.steps, strict=True):
@@ -170,6 +175,7 @@ class Pad:
             "x": self.x,
             "y": self.y,
             "axes": self.axes,
+            "readout": self.readout,
         }
 
 
@@ -222,3 +228,23 @@ def complete(controls: Sequence[Control], partial: Mapping[str, object]) -> dict
 def plain(context: Mapping[str, object]) -> dict:
     """The context as JSON has it: a list for a point."""
     return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in context.items()}
+
+
+def context_at(controls: Sequence[Control], grid: Sequence[GridAxis], positions: Sequence[float]) -> dict:
+    context: dict = {}
+    for axis, position in zip(grid, positions, strict=True):
+        value = axis.value(position)
+        if axis.component is None:
+            context[axis.control] = value
+        else:
+            context.setdefault(axis.control, np.empty(2))[axis.component] = value
+    return {control.name: context[control.name] for control in controls}
+
+
+def random_context(controls: Sequence[Control], generator: np.random.Generator) -> dict:
+    """One of all contexts, uniform along each control (along its logarithm on a logarithmic slider)."""
+    grid = [axis for control in controls for axis in control.grid()]
+    positions = [
+        int(generator.integers(axis.steps)) if axis.discrete else generator.uniform(0, axis.steps - 1) for axis in grid
+    ]
+    return complete(controls, context_at(controls, grid, positions))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anywidget
+import ipywidgets
 import numpy as np
 
 from diffopt_lib.widgets import figure as drawing
@@ -20,6 +21,8 @@ from diffopt_lib.widgets.bake import Baked, Solve, Solver, bake, entries
 from diffopt_lib.widgets.controls import Choice, Control, Pad, complete, plain
 from diffopt_lib.widgets.javascript import bundle
 from diffopt_lib.widgets.marks import Mark
+from diffopt_lib.widgets.page_solve import PageSolved, solve_in_page
+from diffopt_lib.widgets.table import FINE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,9 +46,15 @@ class Explorer(anywidget.AnyWidget):
         anchor: x0 at the start, a (partial) context. Default: the start itself.
         title: one line above the figure. description: what it shows, for those who cannot see it.
         limit: the most bytes that the stored solutions may take in the page.
+        page_solve: `solve` again, as the source of a JavaScript function `(context, data, tools) => ({name: array})`,
+            with which a page without a kernel solves for itself; then there is no table. `tools` are the pieces of
+            `js/numerics.js`. At the bake it must agree with `solve` at 1,000 random contexts.
+        page_data: what that function is handed as `data`: anything that JSON holds.
 
     Raises:
-        ValueError: unknown names, an array a mark cannot draw or that changes its shape, a table beyond the limit.
+        ValueError: unknown names, an array a mark cannot draw or that changes its shape, a table beyond the limit, a
+            `page_solve` that differs from `solve`.
+        ImportError: `page_solve` without the package mini-racer, in which it is checked.
     """
 
     _esm = bundle() + "export default { render };"
@@ -63,6 +72,8 @@ class Explorer(anywidget.AnyWidget):
         title: str = "",
         description: str = "",
         limit: int = 1_000_000,
+        page_solve: str | None = None,
+        page_data: Mapping | None = None,
     ):
         super().__init__()
         check_names(figure, controls, marks)
@@ -78,15 +89,16 @@ class Explorer(anywidget.AnyWidget):
         anchors = [start_anchor, *(preset["anchor"] for preset in named.values() if "anchor" in preset)]
         exact = exact_contexts(controls, start, anchors, named)
 
-        self.baked = bake(self.solver, self.controls, axes, exact)
-        self.table, tables = pack(self.baked)
-        size = len(base64.b64encode(self.table))
-        if size > limit:
-            raise ValueError(
-                f"the widget would store {size:,} bytes, more than {limit:,}: {self.baked.nodes} nodes × "
-                f"{sum(table.codes.shape[1] for table in self.baked.tables.values()):,} numbers. "
-                "Use fewer `steps`, fewer controls, or coarser marks"
-            )
+        if page_solve is None:
+            self.baked = bake(self.solver, self.controls, axes, exact, limit)
+            self.table, stored = pack(self.baked)
+            check_size(self.baked, self.table, limit)
+            values = {mark.name: self.baked.read(mark.name, start)[0] for mark in marks}
+        else:
+            entry_list, data = self.solver.entries, dict(page_data or {})
+            solved = solve_in_page(self.solver, entry_list, controls, axes, start, page_solve, data)
+            self.table, stored = b"", describe(solved)
+            values = solved.start
         width, height = drawing.size(figure)
         self.payload = {
             "title": title,
@@ -97,21 +109,13 @@ class Explorer(anywidget.AnyWidget):
             "axes": axes,
             "controls": [control_spec(control) for control in controls],
             "marks": [mark_spec(mark) for mark in marks],
-            "grid": [axis.spec() for axis in self.baked.grid],
-            "nodes": self.baked.nodes,
-            "tables": tables,
-            "extras": [plain(context) for context in exact],
+            "grid": [axis.spec() for control in controls for axis in control.grid()],
+            "extras": [],
+            **stored,
             "start": plain(start),
             "anchor": plain(start_anchor),
             "presets": {name: preset["shown"] for name, preset in named.items()},
-            "error": self.baked.error,
-            "snapError": self.baked.snap_error,
-            "checks": [
-                {"context": plain(context), "marks": {name: as_list(array) for name, array in arrays.items()}}
-                for context, arrays in self.baked.checks
-            ],
         }
-        values = {mark.name: self.baked.read(mark.name, start)[0] for mark in marks}
         pads = [(control.axes, start[control.name]) for control in controls if isinstance(control, Pad)]
         self.picture = drawing.static_picture(figure, marks, values, pads)
         close(figure)
@@ -158,8 +162,45 @@ class Explorer(anywidget.AnyWidget):
         )
 
     def _repr_mimebundle_(self, **kwargs) -> tuple[dict, dict]:
-        data, metadata = super()._repr_mimebundle_(**kwargs) or ({}, {})
+        """For a page, the widget's static self; where a person may move it with a kernel, the live view too."""
+        data, metadata = (super()._repr_mimebundle_(**kwargs) if is_attended() else None) or ({}, {})
         return {**data, "text/plain": f"Explorer: {self.description}", "text/html": self.to_html()}, metadata
+
+
+def is_attended() -> bool:
+    """Whether someone sits before the kernel: nbconvert, nbclient and the book's build run cells that cannot ask."""
+    try:
+        from IPython import get_ipython
+    except ImportError:
+        return True
+    request: Mapping = getattr(get_ipython(), "get_parent", dict)()
+    return request.get("content", {}).get("allow_stdin", True)
+
+
+def show_boxes() -> None:
+    """In a `VBox` and its kin, too, an explorer has its static self for a page without a kernel."""
+    try:
+        from IPython import get_ipython
+    except ImportError:
+        return
+    shell = get_ipython()
+    if shell is not None:
+        shell.display_formatter.mimebundle_formatter.for_type(ipywidgets.Box, box_bundle)
+
+
+def box_bundle(box: ipywidgets.Box) -> tuple[dict, dict]:
+    live = box._repr_mimebundle_() or {}
+    pages = [explorer.to_html() for explorer in explorers_in(box)]
+    if not pages:
+        return live, {}
+    page = {"text/plain": "Explorers in a box", "text/html": "\n".join(pages)}
+    return ({**live, **page} if is_attended() else page), {}
+
+
+def explorers_in(widget: ipywidgets.Widget) -> list[Explorer]:
+    if isinstance(widget, Explorer):
+        return [widget]
+    return [found for child in getattr(widget, "children", ()) for found in explorers_in(child)]
 
 
 def read(name: str) -> str:
@@ -211,7 +252,7 @@ def exact_contexts(
 
 
 def pack(baked: Baked) -> tuple[bytes, dict]:
-    """All tables in one deflated block of bytes, and where each of them lies in it."""
+    """All tables in one deflated block of bytes, and what the page is told about them."""
     blocks, specs, offset = [], {}, 0
     for name, table in baked.tables.items():
         codes = np.ascontiguousarray(table.codes.astype(table.codes.dtype.newbyteorder("<")))
@@ -231,7 +272,52 @@ def pack(baked: Baked) -> tuple[bytes, dict]:
             "strings": table.strings,
         }
         offset += codes.nbytes + jumps.nbytes
-    return zlib.compress(b"".join(blocks), 9), specs
+    stored = {
+        "page": None,
+        "nodes": baked.nodes,
+        "extras": [plain(context) for context in baked.extras],
+        "fine": {"cells": list(baked.fine), "rows": list(baked.fine.values()), "parts": FINE},
+        "tables": specs,
+        "error": baked.error,
+        "checks": check_list(baked.checks),
+    }
+    return zlib.compress(b"".join(blocks), 9), stored
+
+
+def describe(solved: PageSolved) -> dict:
+    """What the page is told about solutions that it computes itself."""
+    specs = {
+        name: {
+            "shape": list(shape),
+            "low": solved.low[name].tolist(),
+            "span": solved.span[name].tolist(),
+            "log": solved.log[name].tolist(),
+        }
+        for name, shape in solved.shapes.items()
+    }
+    return {
+        "page": {"source": solved.source, "data": solved.data},
+        "tables": specs,
+        "error": solved.error,
+        "checks": check_list(solved.checks),
+    }
+
+
+def check_list(checks: Sequence[tuple[dict, dict]]) -> list[dict]:
+    return [
+        {"context": plain(context), "marks": {name: as_list(array) for name, array in arrays.items()}}
+        for context, arrays in checks
+    ]
+
+
+def check_size(baked: Baked, table: bytes, limit: int) -> None:
+    size = len(base64.b64encode(table))
+    if size > limit:
+        raise ValueError(
+            f"the widget would store {size:,} bytes, more than {limit:,}: {baked.nodes} nodes × "
+            f"{sum(table.codes.shape[1] for table in baked.tables.values()):,} numbers. "
+            "Use fewer `steps`, fewer controls, or coarser marks; or bring a `page_solve`, which needs no table"
+        )
 
 
 def resolve_color(color: str) -> str:
@@ -243,7 +329,7 @@ def resolve_color(color: str) -> str:
 
 
 def mark_spec(mark: Mark) -> dict:
-    shared = {name: getattr(mark, name) for name in ("kind", "name", "label", "axes", "unit", "derivative")}
+    shared = {name: getattr(mark, name) for name in ("kind", "name", "label", "axes", "unit", "derivative", "readout")}
     return {**shared, "color": resolve_color(mark.color), **mark.style()}
 
 
@@ -264,3 +350,6 @@ def close(figure: Figure) -> None:
     import matplotlib.pyplot as plt
 
     plt.close(figure)
+
+
+show_boxes()

@@ -11,10 +11,12 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent / "js"
 MODULES = (
+    "numerics",
     "dom",
     "text",
     "scales",
     "table",
+    "page_solve",
     "paths",
     "pixels",
     "picture",
@@ -22,6 +24,7 @@ MODULES = (
     "presets",
     "legend",
     "status",
+    "contract",
     "view",
     "hosts",
 )
@@ -30,7 +33,13 @@ MODULES = (
 @cache
 def bundle() -> str:
     """All modules as one that imports nothing and exports nothing."""
-    return "\n".join(strip((FOLDER / f"{name}.js").read_text(encoding="utf-8")) for name in MODULES)
+    return "\n".join(module(name) for name in MODULES)
+
+
+@cache
+def module(name: str) -> str:
+    """One module of those that import nothing, or that stand after what they import."""
+    return strip((FOLDER / f"{name}.js").read_text(encoding="utf-8"))
 
 
 def strip(source: str) -> str:

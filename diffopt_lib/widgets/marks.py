@@ -27,9 +27,21 @@ import numpy as np
 PLACEHOLDER = re.compile(r"\{(\d*)(?::(\+?)(?:\.(\d+))?([fegsd%]?))?\}")
 
 
+def check_format(name: str, text: str) -> None:
+    rest = PLACEHOLDER.sub("", text)
+    if "{" in rest or "}" in rest:
+        raise ValueError(f"mark {name!r}: {text!r} has a field other than {{:+.3f}} with f, e, g, d, % or s")
+
+
 @dataclass(frozen=True)
 class Mark:
-    """What all marks share: the entry's name, a legend label, a colour and the index of the figure's axes."""
+    """What all marks share: the entry's name, a legend label, a colour and the index of the figure's axes.
+
+    `readout` is a format, as in `Text`, for the numbers that the legend shows beside the label. Without one these are
+    the mark's own entries; with one `solve` returns them as `"<name>_readout"`, so that a point of the simplex can read
+    as its three shares. A mark with a derivative then also has `"<name>_readout_jacobian"`, with a row for each number.
+    `continuous` says that the mark never jumps, so that a table interpolates it in every cell.
+    """
 
     name: str
     _: KW_ONLY
@@ -38,6 +50,8 @@ class Mark:
     axes: int = 0
     unit: str = ""
     derivative: bool = False
+    readout: str = ""
+    continuous: bool = False
 
     kind: ClassVar[str]
     coordinates: ClassVar[str] = ""
@@ -48,6 +62,7 @@ class Mark:
     def __post_init__(self) -> None:
         if self.derivative and not self.differentiable:
             raise ValueError(f"mark {self.name!r}: {type(self).__name__} cannot show a derivative's prediction")
+        check_format(self.name, self.readout)
 
     def accepts(self, shape: tuple[int, ...]) -> bool:
         raise NotImplementedError
@@ -227,7 +242,8 @@ class Text(Mark):
     """A line of text: `format` takes the numbers (or strings) that `solve` returns, as in `"gap {:.1e}"`.
 
     `position` is (x, y) in data coordinates, or with `within="axes"` in fractions of the axes, or the name of a
-    `Points` mark, whose first point the text then follows.
+    `Points` mark, whose first point the text then follows. The outline in the page's colour keeps it legible on lines;
+    on a heat map, which is as bright on dark pages, leave it out and take a colour other than black, which is the ink.
     """
 
     _: KW_ONLY
@@ -237,6 +253,7 @@ class Text(Mark):
     align: str = "left"
     size: float = 9.0
     color: str = "k"
+    outline: bool = True
 
     kind = "text"
 
@@ -244,10 +261,7 @@ class Text(Mark):
         super().__post_init__()
         if self.align not in ("left", "center", "right") or self.within not in ("data", "axes"):
             raise ValueError(f"mark {self.name!r}: align is left, center or right; within is data or axes")
-        if "{" in PLACEHOLDER.sub("", self.format) or "}" in PLACEHOLDER.sub("", self.format):
-            raise ValueError(
-                f"mark {self.name!r}: {self.format!r} has a field other than {{:+.3f}} with f, e, g, d, % or s"
-            )
+        check_format(self.name, self.format)
 
     def accepts(self, shape):
         return len(shape) <= 1
@@ -268,10 +282,26 @@ class Text(Mark):
             "within": self.within,
             "align": self.align,
             "size": self.size,
+            "outline": self.outline,
         }
 
 
+@dataclass(frozen=True)
+class Readout(Mark):
+    """The numbers of a mark's or a pad's readout: in the legend, not in the figure."""
+
+    kind = "readout"
+    differentiable = True
+
+    def accepts(self, shape):
+        return len(shape) <= 1
+
+
 DRAW_ORDER = ["heatmap", "image", "polygon", "bars", "polyline", "arrows", "points", "text"]
+
+
+def readout_name(name: str) -> str:
+    return f"{name}_readout"
 
 
 def jacobian_name(mark: Mark) -> str:

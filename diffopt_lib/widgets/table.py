@@ -14,6 +14,8 @@ from diffopt_lib.widgets.controls import GridAxis
 from diffopt_lib.widgets.marks import Mark
 
 INT16_NAN, UINT8_NAN = -32768, 255
+FINE = 4
+"""Into how many parts a refined cell is cut along each axis that moves continuously."""
 
 
 @dataclass(frozen=True)
@@ -159,22 +161,37 @@ def pick(context: Mapping, axis: GridAxis) -> float | str:
     return value if axis.component is None else value[axis.component]
 
 
-def locate(grid: Sequence[GridAxis], positions: Sequence[float]) -> Place:
-    corners, nearest, cell = [(0, 1.0)], 0, 0
+def locate(grid: Sequence[GridAxis], positions: Sequence[float], fine: Mapping[int, int] | None = None) -> Place:
+    """The corners of the cell at a position, or of the finer cell where that cell has a grid of its own."""
+    coarse, parts, nearest, cell = [], [], 0, 0
     for axis, position in zip(grid, positions, strict=True):
-        n = axis.steps
         if axis.discrete:
-            corners = [(row * n + int(position), weight) for row, weight in corners]
-            nearest, cell = nearest * n + int(position), cell * n + int(position)
+            coarse.append((axis.steps, int(position), 0.0))
+            nearest, cell = nearest * axis.steps + int(position), cell * axis.steps + int(position)
             continue
-        below = min(int(position), n - 2)
-        part = position - below
+        below = min(int(position), axis.steps - 2)
+        coarse.append((axis.steps, below, position - below))
+        parts.append(position - below)
+        nearest, cell = nearest * axis.steps + int(position + 0.5), cell * (axis.steps - 1) + below
+    first = (fine or {}).get(cell)
+    if first is None:
+        rows, weights = corners_of(coarse)
+    else:
+        inner = [(min(int(part * FINE), FINE - 1), part * FINE) for part in parts]
+        rows, weights = corners_of([(FINE + 1, below, at - below) for below, at in inner])
+        rows = rows + first
+    return Place(rows, weights, nearest, cell)
+
+
+def corners_of(axes: Sequence[tuple[int, int, float]]) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and weights of a cell's corners; an axis is (nodes, the node below, the part of the way to the next)."""
+    corners = [(0, 1.0)]
+    for n, below, part in axes:
         corners = [
             (row * n + below + up, weight * share)
             for row, weight in corners
             for up, share in ((0, 1 - part), (1, part))
             if share > 0
         ]
-        nearest, cell = nearest * n + int(position + 0.5), cell * (n - 1) + below
     rows, weights = zip(*corners, strict=True)
-    return Place(np.array(rows), np.array(weights), nearest, cell)
+    return np.array(rows), np.array(weights)

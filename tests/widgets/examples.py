@@ -35,6 +35,17 @@ def project(context: dict) -> dict:
     return {"y": y, "y_jacobian": np.column_stack([dx, dr]), "ball": r * CIRCLE}
 
 
+BALL_IN_PAGE = """({ x, r }, _, { linspace }) => {
+  const n = Math.hypot(...x), outside = n > r, scale = outside ? r / n : 1;
+  const dr = x.map((v) => (outside ? v / n : 0));
+  const dx = (i, j) => scale * (Number(i === j) - (outside ? (x[i] * x[j]) / n ** 2 : 0));
+  const circle = linspace(0, 2 * Math.PI, 41).map((t) => [r * Math.cos(t), r * Math.sin(t)]);
+  const y_jacobian = [[dx(0, 0), dx(0, 1), dr[0]], [dx(1, 0), dx(1, 1), dr[1]]];
+  return { y: x.map((v) => scale * v), y_jacobian, ball: circle };
+}"""
+"""`project` for the page."""
+
+
 def ball(**options) -> Explorer:
     figure, ax = plt.subplots(figsize=(5, 3.75))
     ax.set(xlim=(-2, 2), ylim=(-1.5, 1.5), aspect="equal", title="a ball")

@@ -53,7 +53,7 @@ def test_the_start_is_drawn(open_page, ball):
     page = open_page()
     assert_shows(page, BALL, project, {"ball": 0, "y": 0})
     assert page.locator("circle.explorer-ring").count() >= 2
-    assert "interpolated from 975 solutions, worst error seen" in page.locator(".explorer-status").first.inner_text()
+    assert "interpolated from 975 solutions, within" in page.locator(".explorer-status").first.inner_text()
 
 
 def test_every_stored_check_is_met(open_page, ball, everything):

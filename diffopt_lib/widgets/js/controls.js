@@ -6,6 +6,9 @@ import { decimal, suffix } from "./text.js";
 
 /** @typedef {import("./view.js").View} View */
 
+/** The radius within which a finger takes hold of a point: a target of 44 pixels. */
+const REACH_PX = 22;
+
 /** @param {Slider} control @param {number} value */
 export function sliderText(control, value) {
   const text = control.integer ? String(value) : decimal(value, control.high - control.low, control.log);
@@ -74,7 +77,7 @@ export function buildPad(view, control) {
   stepPoint(view, control, handle);
   // The reach of a finger is measured on the screen, not in the figure.
   new ResizeObserver(([{ contentRect }]) => {
-    if (contentRect.width) reach.setAttribute("r", String((15 * payload.width) / contentRect.width));
+    if (contentRect.width) reach.setAttribute("r", String((REACH_PX * payload.width) / contentRect.width));
   }).observe(picture.svg);
   return () => {
     const [x, y] = /** @type {number[]} */ (view.context[control.name]);
@@ -105,18 +108,46 @@ function dragPoint(view, control, handle, axes) {
   });
 }
 
-/** @type {Record<string, [number, number]>} */
-const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowDown: [0, -1], ArrowUp: [0, 1] };
+/**
+ * Where a key leads, as shares of the pad: an arrow a hundredth, with shift or a page key a tenth, Home and End to
+ * a side.
+ * @param {KeyboardEvent} event
+ * @param {number} x
+ * @param {number} y
+ * @returns {[number, number] | null}
+ */
+function afterKey(event, x, y) {
+  const step = event.shiftKey ? 0.1 : 0.01;
+  switch (event.key) {
+    case "ArrowLeft":
+      return [x - step, y];
+    case "ArrowRight":
+      return [x + step, y];
+    case "ArrowDown":
+      return [x, y - step];
+    case "ArrowUp":
+      return [x, y + step];
+    case "PageDown":
+      return [x, y - 0.1];
+    case "PageUp":
+      return [x, y + 0.1];
+    case "Home":
+      return [0, y];
+    case "End":
+      return [1, y];
+    default:
+      return null;
+  }
+}
 
 /** @param {View} view @param {Pad} control @param {SVGGElement} handle */
 function stepPoint(view, control, handle) {
   handle.addEventListener("keydown", (event) => {
-    const arrow = ARROWS[event.key];
-    if (!arrow) return;
-    event.preventDefault();
     const [x, y] = /** @type {number[]} */ (view.context[control.name]);
-    const size = event.shiftKey ? 0.1 : 0.01;
     const [width, height] = [control.x[1] - control.x[0], control.y[1] - control.y[0]];
-    view.set({ [control.name]: [x + arrow[0] * size * width, y + arrow[1] * size * height] });
+    const to = afterKey(event, (x - control.x[0]) / width, (y - control.y[0]) / height);
+    if (!to) return;
+    event.preventDefault();
+    view.set({ [control.name]: [control.x[0] + to[0] * width, control.y[0] + to[1] * height] });
   });
 }

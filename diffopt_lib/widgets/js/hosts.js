@@ -4,10 +4,11 @@
 import { html } from "./dom.js";
 import { View } from "./view.js";
 
-const PATIENCE_MS = 30000;
+const HELLO_MS = 5000;
 
-/** @param {BlobPart} bytes */
+/** The table's bytes; none where the page solves for itself. @param {Uint8Array<ArrayBuffer>} bytes */
 async function inflate(bytes) {
+  if (!bytes.length) return bytes;
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
@@ -48,10 +49,7 @@ function connect(model) {
   const solve = (context) =>
     new Promise((resolve, reject) => {
       const id = ++requests;
-      const late = { kind: "error", message: `the kernel did not answer in ${PATIENCE_MS / 1000} s` };
-      const timer = setTimeout(() => pending.get(id)?.(late, []), PATIENCE_MS);
       pending.set(id, (message, buffers) => {
-        clearTimeout(timer);
         pending.delete(id);
         if (message.kind === "error") reject(new Error(message.message));
         else resolve(readAnswer(message, buffers));
@@ -79,7 +77,10 @@ export async function render({ model, el }) {
   const root = html("div", { class: "diffopt-explorer" });
   el.append(root);
   const { hello, solve } = connect(model);
+  const words = "No kernel answers yet. If none is running, run the cell again.";
+  const timer = setTimeout(() => root.replaceChildren(html("p", { class: "explorer-status" }, words)), HELLO_MS);
   const { payload, bytes } = await hello;
+  clearTimeout(timer);
   new View(root, payload, await inflate(bytes), solve);
 }
 

@@ -3,7 +3,7 @@
 import { padText } from "./controls.js";
 import { html } from "./dom.js";
 import { handleIcon, markIcon } from "./paths.js";
-import { decimal, items, suffix, tuple } from "./text.js";
+import { decimal, formatFields, items, suffix, tuple } from "./text.js";
 
 /** @typedef {import("./view.js").View} View */
 /** @typedef {{label: string, icon: SVGElement, value: () => string, node: HTMLElement}} Row */
@@ -17,15 +17,15 @@ export class Legend {
     /** @type {Row[]} */
     this.rows = [];
     for (const control of view.payload.controls) {
-      if (control.kind !== "pad") continue;
-      const value = () => padText(control, /** @type {number[]} */ (view.context[control.name]));
-      this.add(control.label, handleIcon(control.color), value);
+      if (control.kind === "pad") this.add(control.label, handleIcon(control.color), () => this.handleText(control));
     }
     for (const mark of view.marks) {
-      if (mark.label) this.add(mark.label, markIcon(mark, false), () => this.markText(mark, view.shown[mark.name]));
+      if (mark.label) this.add(mark.label, markIcon(mark, false), () => this.markText(mark));
     }
-    if (view.derivatives.length) {
-      this.add("linear prediction from x₀", markIcon(view.derivatives[0], true), () => this.gapText());
+    const named = view.derivatives.filter(({ label }) => label);
+    for (const mark of named) {
+      const label = named.length > 1 ? `${mark.label}, predicted from x₀` : "predicted from x₀";
+      this.add(label, markIcon(mark, true), () => this.gapText(mark));
     }
     const list = html("ul", { class: "explorer-legend" });
     for (const { icon, label, node } of this.rows) list.append(html("li", {}, icon, html("span", {}, label), node));
@@ -41,25 +41,41 @@ export class Legend {
     for (const { node, value } of this.rows) node.textContent = value();
   }
 
-  /** A mark's numbers where they are few enough to read. @param {Mark} mark @param {Data} data */
-  markText(mark, data) {
+  /** What a pad's point stands for. @param {Pad} control */
+  handleText(control) {
+    const { shown, context } = this.view;
+    if (control.readout) return formatFields(control.readout, items(shown[`${control.name}_readout`]));
+    return padText(control, /** @type {number[]} */ (context[control.name]));
+  }
+
+  /** A mark's quantity, where its numbers are few enough to read. @param {Mark} mark */
+  markText(mark) {
+    const { shown, payload } = this.view;
+    if (mark.readout) return readoutText(mark.readout, shown[`${mark.name}_readout`]);
+    const data = shown[mark.name];
     if (!["points", "bars", "text"].includes(mark.kind) || data.length > MOST) return "";
     if (Array.isArray(data)) return data.join(", ") + suffix(mark);
-    const { span, log } = this.view.payload.tables[mark.name];
+    if (data.every(Number.isNaN)) return "";
+    const { span, log } = payload.tables[mark.name];
     const numbers = Array.from(data, (v, i) => decimal(v, Math.max(...span), log[i % span.length]));
     if (mark.kind !== "points") return tuple(numbers) + suffix(mark);
     const points = numbers.flatMap((_, i) => (i % 2 ? [] : [`(${numbers[i]}, ${numbers[i + 1]})`]));
     return points.join(" ") + suffix(mark);
   }
 
-  /** How far the linear prediction is from what is shown. */
-  gapText() {
+  /** How far the prediction of a mark's quantity is off, in its largest entry. @param {Mark} mark */
+  gapText({ name, readout, unit }) {
     const { shown, ghosts, payload } = this.view;
-    const gaps = this.view.derivatives.map(({ name, unit }) => {
-      const off = items(shown[name]).map((y, i) => Math.abs(Number(y) - ghosts[name][i]) || 0);
-      const { span, log } = payload.tables[name];
-      return decimal(Math.max(0, ...off), Math.max(...span), log.includes(true)) + suffix({ unit });
-    });
-    return `off by ${gaps.join(", ")}`;
+    const key = readout ? `${name}_readout` : name;
+    const off = items(shown[key]).map((y, i) => Math.abs(Number(y) - ghosts[key][i]));
+    const known = off.filter(Number.isFinite);
+    const { span, log } = payload.tables[key];
+    if (!known.length) return "no derivative there";
+    return `off by ${decimal(Math.max(...known), Math.max(...span), log.includes(true))}${suffix({ unit })}`;
   }
+}
+
+/** @param {string} format @param {Data} data */
+function readoutText(format, data) {
+  return items(data).some(Number.isNaN) ? "" : formatFields(format, items(data));
 }

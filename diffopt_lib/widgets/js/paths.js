@@ -4,7 +4,7 @@ import { build, svg } from "./dom.js";
 import { toX, toY } from "./scales.js";
 
 /** @param {number} x @param {number} y @param {number} r */
-const dot = (x, y, r) =>
+const disc = (x, y, r) =>
   `M${(x - r).toFixed(2)},${y.toFixed(2)}a${r},${r} 0 1,0 ${2 * r},0a${r},${r} 0 1,0 ${-2 * r},0`;
 
 /** A mark's outline. @param {PathMark} mark @param {Float64Array} data @param {Axes} axes */
@@ -27,7 +27,7 @@ function pointsPath(mark, data, axes) {
   for (let i = 0; i < data.length; i += 2) {
     const x = toX(axes, data[i]);
     const y = toY(axes, data[i + 1]);
-    if (Number.isFinite(x + y)) path += dot(x, y, mark.size / 2);
+    if (Number.isFinite(x + y)) path += disc(x, y, mark.size / 2);
   }
   return path;
 }
@@ -115,7 +115,7 @@ export function paint(mark, ghost) {
 }
 
 const ICONS = {
-  points: dot(10, 6, 4),
+  points: disc(10, 6, 4),
   polyline: "M1,6H19",
   arrows: "M1,6H13M19,6L12,3V9Z",
   polygon: "M1,1H19V11H1Z",

@@ -19,7 +19,10 @@ export class Picture {
     /** @type {Map<string, SVGElement>} */
     this.nodes = new Map();
     this.frame = html("div", { class: "explorer-figure" });
-    this.frame.style.maxWidth = `${(payload.width * 1.65).toFixed(0)}px`;
+    // As wide as is useful, and on a phone no taller than leaves room for the controls.
+    const ratio = payload.width / payload.height;
+    const widest = `${(payload.width * 1.65).toFixed(0)}px`;
+    this.frame.style.maxWidth = `min(${widest}, calc(var(--tallest) * ${ratio.toFixed(3)}))`;
     for (const mark of marks) {
       if (mark.kind !== "heatmap" && mark.kind !== "image") continue;
       const { canvas, frame } = buildCanvas(mark, payload);
@@ -52,7 +55,7 @@ export class Picture {
     if (mark.kind === "text") {
       const anchor = { left: "start", center: "middle", right: "end" }[mark.align];
       const style = { fill: mark.color, "font-size": mark.size, "text-anchor": anchor };
-      add(mark.name, svg("text", { class: "mark-text", ...style }));
+      add(mark.name, svg("text", { class: mark.outline ? "mark-text outlined" : "mark-text", ...style }));
     } else if (mark.kind !== "heatmap" && mark.kind !== "image") {
       if (mark.derivative && mark.kind === "points") {
         const style = { stroke: mark.color, "stroke-width": 1, "stroke-opacity": 0.6, fill: "none" };

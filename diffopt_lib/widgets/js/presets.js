@@ -6,6 +6,7 @@ import { clamp } from "./text.js";
 /** @typedef {import("./view.js").View} View */
 
 const GLIDE_MS = 280;
+const EXPLANATION = "x₀ is where the derivative is taken; dashed or hollow is what it predicts for where you are.";
 
 export class Presets {
   /** @param {View} view */
@@ -25,10 +26,12 @@ export class Presets {
     if (this.buttons.length) view.side.append(row, this.note);
     const others = html("div", { class: "explorer-presets" });
     if (view.derivatives.length) {
-      others.append(button("Pin derivative here", "set x₀ to the current context (key p)", () => view.pin(), "quiet"));
+      const title = "take the derivative at the present context (key p)";
+      others.append(button("Set x₀ here", title, () => view.pin(), "quiet"));
     }
     others.append(button("Reset", "back to the start", () => this.goTo({ set: start, anchor }), "quiet"));
     view.side.append(others);
+    if (view.derivatives.length) view.side.append(html("p", { class: "explorer-note" }, EXPLANATION));
   }
 
   draw() {

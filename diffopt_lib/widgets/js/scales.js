@@ -2,7 +2,7 @@
 
 /** Where a value lies between the ends of its axis. @param {Scale} scale @param {number} value */
 export function fractionOf(scale, value) {
-  const f = scale.log ? log10 : identity;
+  const f = scale.log ? log10 : linear;
   return (f(value) - f(scale.low)) / (f(scale.high) - f(scale.low));
 }
 
@@ -18,7 +18,7 @@ export const toX = (axes, x) => axes.left + axes.width * fractionOf(axes.x, x);
 export const toY = (axes, y) => axes.top + axes.height * (1 - fractionOf(axes.y, y));
 
 /** @param {number} v */
-const identity = (v) => v;
+const linear = (v) => v;
 
 /** @param {number} v */
 const log10 = (v) => (v > 0 ? Math.log10(v) : NaN);

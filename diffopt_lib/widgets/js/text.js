@@ -30,9 +30,11 @@ export function decimal(value, span, log = false) {
   return minus((Math.abs(value) < 0.5 * 10 ** -places ? 0 : value).toFixed(places));
 }
 
-/** One significant digit, for an error. @param {number} value */
-export function rough(value) {
-  if (value === 0) return "0";
+/** One significant digit; of a bound rounded up. @param {number} number */
+export function rough(number, bound = false) {
+  if (number === 0) return "0";
+  const unit = 10 ** Math.floor(Math.log10(number));
+  const value = bound ? Math.ceil(number / unit - 1e-9) * unit : number;
   return value < 1e-3 || value >= 1e4 ? minus(value.toExponential(0)) : String(Number(value.toPrecision(1)));
 }
 

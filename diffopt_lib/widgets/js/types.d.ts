@@ -25,6 +25,7 @@ interface Pad {
   y: [number, number];
   axes: number;
   color: string;
+  readout: string;
 }
 interface Choice {
   kind: "choice";
@@ -57,6 +58,7 @@ interface MarkBase {
   axes: number;
   unit: string;
   derivative: boolean;
+  readout: string;
   color: string;
   shape: number[];
 }
@@ -104,6 +106,7 @@ interface TextMark extends MarkBase {
   within: "data" | "axes";
   align: "left" | "center" | "right";
   size: number;
+  outline: boolean;
 }
 type PathMark = PointsMark | PolylineMark | PolygonMark | ArrowsMark | BarsMark;
 type PixelMark = HeatMapMark | ImageMark;
@@ -138,8 +141,23 @@ interface TableEntry extends Omit<TableSpec, "codes" | "jumps"> {
   jumps: Uint8Array;
 }
 
+/** Along one axis: how many nodes it has, the one below, and the part of the way to the next. */
+type GridCell = [nodes: number, below: number, part: number];
+
 /** A grid row with its weight. */
 type Corner = [row: number, weight: number];
+
+/** A function in JavaScript, as source, and what it is handed beside the context. */
+interface PageSource {
+  source: string;
+  data: unknown;
+}
+
+/** Where a page without a kernel has its solutions from. */
+interface Source {
+  read(context: Context, key: string): Solution;
+  isNearJump(context: Context, names: string[]): boolean;
+}
 
 interface Preset {
   set: Context;
@@ -157,7 +175,10 @@ interface Payload {
   controls: Control[];
   marks: Mark[];
   grid: GridAxis[];
+  /** The solve that the page brings; without one the solutions are in the table. */
+  page: PageSource | null;
   nodes: number;
+  fine: { cells: number[]; rows: number[]; parts: number };
   tables: Record<string, TableSpec>;
   table: string;
   extras: Context[];

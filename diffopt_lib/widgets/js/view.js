@@ -1,13 +1,18 @@
 // The view: one explorer on a page, its state, and what its parts are told.
 
 import { buildChoice, buildPad, buildSlider } from "./controls.js";
+import { contractOf } from "./contract.js";
 import { html } from "./dom.js";
 import { Legend } from "./legend.js";
+import { PageSolver } from "./page_solve.js";
 import { Picture } from "./picture.js";
 import { Presets } from "./presets.js";
 import { Status } from "./status.js";
 import { Table, keyOf } from "./table.js";
-import { clamp, items } from "./text.js";
+import { clamp } from "./text.js";
+
+/** How long a kernel may take until the page says that it does not answer. */
+const PATIENCE_MS = 3000;
 
 let views = 0;
 
@@ -23,7 +28,8 @@ export class View {
     this.payload = payload;
     this.request = request;
     this.id = `diffopt${++views}`;
-    this.table = new Table(payload, bytes);
+    /** @type {Source} */
+    this.source = payload.page ? new PageSolver(payload.page) : new Table(payload, bytes);
     /** @type {Context} */
     this.context = structuredClone(payload.start);
     /** @type {Context} */
@@ -33,6 +39,8 @@ export class View {
     /** The kernel's last answer. @type {Answer | null} */
     this.answer = null;
     this.asking = false;
+    /** Whether the kernel has been asked and has not answered for a while. */
+    this.late = false;
     /** @type {{key: string, resolve: () => void}[]} */
     this.waiting = [];
     /** @type {number | null} */
@@ -41,6 +49,8 @@ export class View {
     this.lastAnswerMs = 0;
     this.marks = payload.marks.map((mark) => this.complete(mark));
     this.derivatives = this.marks.filter((mark) => mark.derivative);
+    /** What of the solution has a prediction: the marks with a derivative, and their readouts. */
+    this.predicted = this.derivatives.flatMap(({ name, readout }) => (readout ? [name, `${name}_readout`] : [name]));
     /** @type {Solution} */
     this.shown = {};
     /** @type {Record<string, Float64Array>} */
@@ -48,12 +58,13 @@ export class View {
     this.side = html("div", { class: "explorer-side" });
     this.picture = new Picture(payload, this.marks, this.id);
     this.enter();
-    this.legend = new Legend(this);
+    // Controls come before the legend, so that on a phone they are within reach of the figure.
     this.redraws = this.buildControls();
     this.presets = new Presets(this);
+    this.legend = new Legend(this);
     this.status = new Status(this);
     this.listen();
-    root.explorer = this.contract();
+    root.explorer = contractOf(this);
     this.ask();
     this.draw();
   }
@@ -72,7 +83,8 @@ export class View {
     root.setAttribute("role", "group");
     root.setAttribute("aria-label", payload.title || payload.description);
     if (payload.title) root.append(html("p", { class: "explorer-title" }, payload.title));
-    root.append(html("div", { class: "explorer-body" }, this.picture.frame, this.side));
+    const stage = html("div", { class: "explorer-stage" }, this.picture.frame);
+    root.append(html("div", { class: "explorer-body" }, stage, this.side));
   }
 
   listen() {
@@ -94,32 +106,6 @@ export class View {
     });
     if (panel.children.length) this.side.append(panel);
     return redraws;
-  }
-
-  /** What tests and scripts hold on to. */
-  contract() {
-    /** @param {Mark[]} marks @param {Solution} values */
-    const list = (marks, values) =>
-      Object.fromEntries(marks.map(({ name, shape }) => [name, { shape, data: items(values[name]) }]));
-    const view = this;
-    return {
-      context: () => structuredClone(this.context),
-      marks: () => list(this.marks, this.shown),
-      prediction: () => list(this.derivatives, this.ghosts),
-      anchor: () => structuredClone(this.anchor),
-      set: this.set.bind(this),
-      pin: this.pin.bind(this),
-      checks: this.payload.checks,
-      error: this.payload.error,
-      snapError: this.payload.snapError,
-      live: this.request !== null,
-      get lastDrawMs() {
-        return view.lastDrawMs;
-      },
-      get lastAnswerMs() {
-        return view.lastAnswerMs;
-      },
-    };
   }
 
   // ---- moving
@@ -155,22 +141,31 @@ export class View {
     while (this.answer?.key !== this.key()) {
       const key = this.key();
       const began = performance.now();
+      const timer = setTimeout(() => this.giveUpWaiting(), PATIENCE_MS);
       try {
         this.answer = { key, solved: await this.request(structuredClone(this.context)) };
       } catch (error) {
         this.answer = { key, failure: /** @type {Error} */ (error).message };
       }
+      clearTimeout(timer);
+      this.late = false;
       this.lastAnswerMs = performance.now() - began;
       this.redraw();
     }
     this.asking = false;
   }
 
-  /** The solution at a context: the library's own if the kernel gave it, else the table's. @param {Context} context */
+  /** From now on what the page has itself is what is shown, until the kernel answers after all. */
+  giveUpWaiting() {
+    this.late = true;
+    this.redraw();
+  }
+
+  /** The solution at a context: the library's own if the kernel gave it, else the page's. @param {Context} context */
   solution(context) {
     const key = this.key(context);
     const solved = this.answer?.key === key && this.answer.solved;
-    return solved ? solved.solution : this.table.read(context, key);
+    return solved ? solved.solution : this.source.read(context, key);
   }
 
   pin() {
@@ -196,7 +191,7 @@ export class View {
     }
     const pinned = this.pinned?.key === this.key(anchor) && this.pinned.solved;
     const base = pinned ? pinned.solution : this.solution(anchor);
-    for (const { name } of this.derivatives) {
+    for (const name of this.predicted) {
       const value = /** @type {Float64Array} */ (base[name]);
       const jacobian = /** @type {Float64Array} */ (base[`${name}_jacobian`]);
       const d = change.length;
@@ -234,7 +229,7 @@ export class View {
   /** Tell those who wait that their context is drawn, or that a newer one has taken its place. */
   settle() {
     const current = this.key();
-    const settled = !this.request || this.answer?.key === current;
+    const settled = !this.request || this.late || this.answer?.key === current;
     const done = this.waiting.filter(({ key }) => settled || key !== current);
     this.waiting = this.waiting.filter((wait) => !done.includes(wait));
     for (const { resolve } of done) resolve();

@@ -1,0 +1,36 @@
+// What tests and scripts hold on to: `element.explorer`.
+
+import { items } from "./text.js";
+
+/** @param {import("./view.js").View} view */
+export function contractOf(view) {
+  /** @param {Mark[]} marks @param {Solution} values */
+  const list = (marks, values) =>
+    Object.fromEntries(marks.map(({ name, shape }) => [name, { shape, data: items(values[name]) }]));
+  const names = view.marks.map(({ name }) => name);
+  return {
+    context: () => structuredClone(view.context),
+    marks: () => list(view.marks, view.shown),
+    prediction: () => list(view.derivatives, view.ghosts),
+    anchor: () => structuredClone(view.anchor),
+    /** @param {Context} changes */
+    set: (changes) => view.set(changes),
+    pin: () => view.pin(),
+    /** What the page would show at a context, without drawing it. @param {Context} context */
+    solve: (context) => {
+      const solution = view.solution(context);
+      return Object.fromEntries(names.map((name) => [name, items(solution[name])]));
+    },
+    /** @param {Context} context */
+    isNearJump: (context) => view.source.isNearJump(context, names),
+    checks: view.payload.checks,
+    error: view.payload.error,
+    live: view.request !== null,
+    get lastDrawMs() {
+      return view.lastDrawMs;
+    },
+    get lastAnswerMs() {
+      return view.lastAnswerMs;
+    },
+  };
+}

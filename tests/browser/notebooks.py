@@ -1,0 +1,86 @@
+"""A chapter's explorers as its notebook makes them: only the statements that an explorer's cell needs are executed."""
+
+import ast
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import diffopt_lib.widgets
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Recorder(SimpleNamespace):
+    """What an `Explorer` was given, without its bake."""
+
+    def __init__(self, figure: Any, controls: Any, marks: Any, solve: Any, **options: Any) -> None:
+        super().__init__(figure=figure, controls=controls, marks=marks, solve=solve, options=options)
+        recorded.append(self)
+
+
+recorded: list[Recorder] = []
+
+
+def statements(path: Path) -> Iterator[tuple[int, ast.stmt]]:
+    """The statements of the code cells, with the number of their cell; IPython's own commands are left out."""
+    for number, cell in enumerate(json.loads(path.read_text(encoding="utf-8"))["cells"]):
+        if cell["cell_type"] == "code":
+            lines = "".join(cell["source"]).splitlines()
+            for statement in ast.parse("\n".join(line for line in lines if not line.startswith(("%", "!")))).body:
+                yield number, statement
+
+
+def names(statement: ast.AST) -> tuple[set[str], set[str]]:
+    """The names that a statement sets (or writes into) and those that it reads."""
+    written, read = set(), set()
+    for node in ast.walk(statement):
+        if isinstance(node, ast.Name):
+            (read if isinstance(node.ctx, ast.Load) else written).add(node.id)
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            written.add(node.name)
+        elif isinstance(node, ast.alias):
+            written.add((node.asname or node.name).partition(".")[0])
+        elif isinstance(node, ast.Subscript | ast.Attribute) and isinstance(node.ctx, ast.Store):
+            written |= {inner.id for inner in ast.walk(node.value) if isinstance(inner, ast.Name)}
+    # What a call as a statement of its own does, it does to what it is called on.
+    if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
+        called = statement.value.func
+        while isinstance(called, ast.Attribute):
+            called = called.value
+        written |= {called.id} if isinstance(called, ast.Name) else set()
+    return written, read
+
+
+def needed(path: Path) -> list[ast.stmt]:
+    """The statements of the cells with an explorer, and before them those that set what they read."""
+    listed = list(statements(path))
+    wanted_cells = {
+        number
+        for number, statement in listed
+        if any(isinstance(node, ast.Name) and node.id == "Explorer" for node in ast.walk(statement))
+        and not isinstance(statement, ast.ImportFrom)
+    }
+    kept, wanted = [], {"torch", "plt"}
+    for number, statement in reversed(listed):
+        written, read = names(statement)
+        is_docstring = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+        if not is_docstring and (number in wanted_cells or written & wanted):
+            kept.append(statement)
+            wanted |= read
+    return kept[::-1]
+
+
+def explorers_of(page: str) -> list[Recorder]:
+    """What each explorer of a page was made of, in the order of the page."""
+    path = (ROOT / page).with_suffix(".ipynb")
+    recorded.clear()
+    space: dict[str, Any] = {"glue": lambda *_, **__: None, "__name__": "__main__"}
+    real = diffopt_lib.widgets.Explorer
+    diffopt_lib.widgets.Explorer = Recorder  # type: ignore[misc, assignment]
+    try:
+        exec(compile(ast.Module(needed(path), []), str(path), "exec"), space)
+    finally:
+        diffopt_lib.widgets.Explorer = real  # type: ignore[misc]
+    return list(recorded)
