@@ -58,12 +58,25 @@ def is_mirage(qp: QP, point: Point) -> Tensor:
     of_lam = _gains(qp, nu, lam) & (forces <= DROWNED * most) & (qp.elastic == 0).flatten()
     curvature, most = largest(times_columns(qp.Q, y), (1, 2)), largest(qp.Q, (1, 2)) * y.abs().sum((1, 2))
     of_y = _is_negative(qp.p * y) & (curvature <= DROWNED * most) & (most > 0)
-    suspect = of_lam | of_y
+    reach = torch.maximum(largest(qp.b, (1, 2)), largest(torch.where(point.s > 0, 0, qp.h), (1, 2)))
+    far = reach <= DROWNED * (largest(A, (1, 2)) + largest(G, (1, 2))) * y.abs().sum((1, 2))
+    suspect = of_lam | of_y | far
     if not suspect.any():
         return suspect
     part, here = select((qp, point), suspect)
     proved = proves_infeasible(part, here.nu, here.lam, DROWNED) | proves_unbounded(part, here.y, DROWNED)
-    return suspect.masked_scatter(suspect, proved)
+    return suspect.masked_scatter(suspect, proved | _is_drowned(part, here))
+
+
+def _is_drowned(qp: QP, point: Point) -> Tensor:
+    """Whether p and the right-hand sides of the rows that hold with equality are all next to nothing beside what is
+    added up with them."""
+    Q, A, G, y, nu, lam = (t.abs() for t in (qp.Q, qp.A, qp.G, point.y, point.nu, point.lam))
+    forces = times_columns(Q, y) + times_columns(A.mT, nu) + times_columns(G.mT, lam)
+    given = (qp.p.expand_as(y), qp.b.expand_as(nu), torch.where(point.s > 0, 0, qp.h))
+    added = (forces, times_columns(A, y), times_columns(G, y))
+    data, size = torch.cat(given, dim=1).abs(), torch.cat(added, dim=1)
+    return ((data <= DROWNED * size).all(1) & (data > 0).any(1)).squeeze(-1)
 
 
 def _gains(qp: QP, nu: Tensor, lam: Tensor) -> Tensor:

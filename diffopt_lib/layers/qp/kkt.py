@@ -34,7 +34,8 @@ EQUALITY_WEIGHT = 1e7  # E of (3), large enough to need few rounds of refinement
 DIAGONAL = 1e-9  # ρ of (3), enough to make a singular Q definite
 SMALL_DIAGONAL = 1e-10  # ρ where the whole matrix of (2) is factorised
 ENOUGH = 1e4 * torch.finfo(torch.float64).eps  # of the right-hand sides: more refinement does not help a derivative
-SOLVED = 1e-6  # of the right-hand sides, that may be left of them
+ELIMINATED = 1e-10  # of the right-hand sides, that may be left of them; else the whole matrix is needed
+SOLVED = 1e-6  # likewise; else the system is singular
 DIAGONAL_SHARE = 8 * torch.finfo(torch.float64).eps  # ρ relative to the entries of (3): what a sum of them loses
 
 
@@ -137,7 +138,7 @@ def solve_exactly(
         left = remainder(qp, compliance, included, r, step)
         if (_size(left) <= enough * size).all():
             break
-    return step, _size(left) <= SOLVED * size
+    return step, _size(left) <= ELIMINATED * size
 
 
 def solve_sturdily(qp: QP, compliance: Tensor, included: Tensor, r: Step) -> tuple[Step, Tensor]:

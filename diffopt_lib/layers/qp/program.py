@@ -165,7 +165,7 @@ def _sizes(qp: QP, point: Point) -> Residual:
     """What was added up to get the residuals, and NOISE times what rounding may leave of terms that should be 0."""
     Q, A, G, y, nu, lam = (t.abs() for t in (qp.Q, qp.A, qp.G, point.y, point.nu, point.lam))
     dual = qp.p.abs() + times_columns(Q, y) + times_columns(A.mT, nu) + times_columns(G.mT, lam)
-    y = y + NOISE * _unit(qp, y, dual)
+    y = y + NOISE * _unit(qp, y, dual, FAINT * _reach(qp))
     return Residual(
         dual=qp.p.abs()
         + times_columns(Q, y)
@@ -191,9 +191,25 @@ def _neighbours(A: Tensor, G: Tensor, dual: Tensor, hops: int = 2) -> Tensor:
     return dual
 
 
-def _unit(qp: QP, y: Tensor, dual: Tensor) -> Tensor:
+def _unit(qp: QP, y: Tensor, dual: Tensor, least: Tensor | float = 0.0) -> Tensor:
     """How large a change of yⱼ is that matters to its own stationarity, or the largest entry of y if that is less: an
     entry that should be 0 is as exact as can be when it is 0 relative to this."""
     curvature = qp.Q.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)
     most = y.abs().amax(-2, keepdim=True)
+    if not isinstance(least, float):
+        most = torch.maximum(most, least)
     return torch.where(curvature > 0, torch.minimum(dual / curvature.clamp_min(1e-300), most), most)
+
+
+def _reach(qp: QP) -> Tensor:
+    """How far away the walls usually are, ``(N or 1, 1, 1)``: y may be 0."""
+    return lower_quartile(qp.h.abs() / qp.G.abs().amax(-1, keepdim=True).clamp_min(1e-300))
+
+
+def lower_quartile(v: Tensor) -> Tensor:
+    """Of the entries ``(N, n, 1)`` that are not 0, ``(N, 1, 1)``; 0 if there are none."""
+    ordered = torch.where(v > 0, v, torch.inf).sort(dim=-2).values
+    if not v.shape[-2]:
+        return v.new_zeros(len(v), 1, 1)
+    rank = (v > 0).sum(-2, keepdim=True) // 4
+    return torch.where(v.any(-2, keepdim=True), ordered.gather(-2, rank), 0)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .program import QP, Point, Step
+from .program import QP, Point, Step, lower_quartile
 
 FAR = 1e3  # from 1, for the unit of y and the size of the objective
 WELL_SCALED = 8.0  # rows and columns with largest entries between 1/8 and 8 are left alone
@@ -93,9 +93,9 @@ def _sizes(Q: Tensor, p: Tensor, b: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
     A few large entries, as of walls that are out of reach or of slacks that must not be used, do not count: next to
     them everything else would drown.
     """
-    curvature, slope = _columns(Q).amax(-2, keepdim=True), _lower_quartile(p.abs())
+    curvature, slope = _columns(Q).amax(-2, keepdim=True), lower_quartile(p.abs())
     size = torch.broadcast_shapes(b.shape[:1], h.shape[:1])
-    reach = _lower_quartile(torch.cat([v.abs().expand(*size, -1, 1) for v in (b, h)], dim=1))
+    reach = lower_quartile(torch.cat([v.abs().expand(*size, -1, 1) for v in (b, h)], dim=1))
     reach = torch.where(reach > 0, reach, torch.where(curvature > 0, slope / curvature, 1))
     unit = _unless_near_one(reach)
     c = torch.minimum(1 / curvature, unit / slope)
@@ -105,15 +105,6 @@ def _sizes(Q: Tensor, p: Tensor, b: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
 def _unless_near_one(size: Tensor) -> Tensor:
     far = ((size > FAR) | (size < 1 / FAR)) & (size > 0)
     return torch.where(far, size, 1)
-
-
-def _lower_quartile(v: Tensor) -> Tensor:
-    """Of the entries ``(N, n, 1)`` that are not 0, ``(N, 1, 1)``; 0 if there are none."""
-    ordered = torch.where(v > 0, v, torch.inf).sort(dim=-2).values
-    if not v.shape[-2]:
-        return v.new_zeros(len(v), 1, 1)
-    rank = (v > 0).sum(-2, keepdim=True) // 4
-    return torch.where(v.any(-2, keepdim=True), ordered.gather(-2, rank), 0)
 
 
 def _columns(M: Tensor) -> Tensor:

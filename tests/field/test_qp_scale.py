@@ -1,0 +1,103 @@
+"""Numbers of very different size in one quadratic program: what is inactive, dear or far away changes nothing else."""
+
+import math
+
+import pytest
+import torch
+
+from diffopt_lib.layers import solve_qp
+
+DOUBLE = torch.float64
+
+
+def nonnegative_programs(batch=40, n=5, seed=3):
+    """min ½ yᵀQy + pᵀy s.t. y ≥ 0, with about half of y at 0."""
+    g = torch.Generator().manual_seed(seed)
+    R = torch.randn(batch, n, n, dtype=DOUBLE, generator=g)
+    Q = R @ R.mT / n + 0.2 * torch.eye(n, dtype=DOUBLE)
+    return Q, torch.randn(batch, n, dtype=DOUBLE, generator=g), torch.eye(n, dtype=DOUBLE)
+
+
+def solution_and_gradient(Q, p, G, h):
+    p = p.clone().requires_grad_()
+    solution = solve_qp(Q, p, G=G, h=h)
+    weights = torch.arange(1.0, p.shape[-1] + 1, dtype=DOUBLE)
+    return solution, torch.autograd.grad((solution.y * weights).sum(), p)[0]
+
+
+@pytest.mark.parametrize("upper", [3e3, 2e5, 7e7, 4e8, 5e9, 2e12, 3e15, 9e18, 1e20, 1e25, math.inf])
+def test_an_upper_bound_out_of_reach_changes_neither_solution_nor_gradient(upper):
+    """ "No bound" is 1e20 in OSQP and in proxsuite's data: Simple-Robotics/proxsuite#46, #307, #445."""
+    Q, p, identity = nonnegative_programs()
+    zero = torch.zeros(5, dtype=DOUBLE)
+    expected, of_expected = solution_and_gradient(Q, p, -identity, zero)
+    h = torch.cat([zero, torch.full_like(zero, upper)])
+    found, of_found = solution_and_gradient(Q, p, torch.cat([-identity, identity]), h)
+    torch.testing.assert_close(found.y, expected.y, rtol=0, atol=1e-12)
+    torch.testing.assert_close(of_found, of_expected, rtol=1e-9, atol=1e-9)
+    assert found.y.min() >= -1e-12
+
+
+def test_the_smallest_such_program():
+    one, zero = torch.eye(2, dtype=DOUBLE), torch.zeros(2, dtype=DOUBLE)
+    y = solve_qp(one, zero + 4, G=torch.cat([one, -one]), h=torch.cat([zero + 1e20, zero])).y
+    torch.testing.assert_close(y, zero)
+
+
+@pytest.mark.parametrize("cap", [4e6, 3e9, 8e13])
+def test_a_cap_in_dollars_over_all_variables(cap):
+    Q, p, identity = nonnegative_programs(seed=4)
+    rows = torch.cat([-identity, torch.ones(1, 5, dtype=DOUBLE)])
+    h = torch.cat([torch.zeros(5, dtype=DOUBLE), torch.tensor([cap], dtype=DOUBLE)])
+    expected = solve_qp(Q, p, G=-identity, h=h[:5]).y
+    torch.testing.assert_close(solve_qp(Q, p, G=rows, h=h).y, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("upper", [5e5, 6e8, 3e11])
+def test_a_large_bound_that_binds_holds(upper):
+    """min ½ y₁² − 10 u y₁ + ½ (y₂ − 1)² s.t. y₁ ≤ u is (u, 1)."""
+    G = torch.tensor([[1.0, 0.0]], dtype=DOUBLE)
+    p = torch.tensor([-10 * upper, -1.0], dtype=DOUBLE)
+    y = solve_qp(torch.eye(2, dtype=DOUBLE), p, G=G, h=torch.tensor([upper], dtype=DOUBLE)).y
+    torch.testing.assert_close(y, torch.tensor([upper, 1.0], dtype=DOUBLE), rtol=1e-12, atol=1e-9)
+
+
+@pytest.mark.parametrize("price", [3e3, 2e5, 4e6, 7e8, 3e10])
+def test_one_price_that_nobody_pays_hides_nothing_elsewhere(price):
+    Q, p, identity = nonnegative_programs(seed=5)
+    p[:, 2] = price
+    others = [0, 1, 3, 4]
+    y = solve_qp(Q, p, G=-identity, h=torch.zeros(5, dtype=DOUBLE)).y
+    part = solve_qp(Q[:, others][:, :, others], p[:, others], G=-identity[:4, :4], h=torch.zeros(4, dtype=DOUBLE)).y
+    torch.testing.assert_close(y[:, others], part, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("unit", [1e-9, 1e-6, 1e-3, 1e3, 1e6, 1e9])
+def test_the_unit_of_y_is_free(unit):
+    """The solution for unit · (p, b, h) is unit times that for (p, b, h)."""
+    Q, p, identity = nonnegative_programs(seed=6)
+    A, b, h = torch.ones(1, 5, dtype=DOUBLE), torch.ones(1, dtype=DOUBLE), torch.full((5,), 0.1, dtype=DOUBLE)
+    expected = solve_qp(Q, p, A, b, -identity, h).y
+    found = solve_qp(Q, unit * p, A, unit * b, -identity, unit * h).y
+    torch.testing.assert_close(found / unit, expected, rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.parametrize("unit", [1e-9, 1e-4, 1e5, 1e9])
+def test_the_unit_of_the_objective_is_free(unit):
+    Q, p, identity = nonnegative_programs(seed=7)
+    h = torch.full((5,), 0.3, dtype=DOUBLE)
+    expected = solve_qp(Q, p, G=-identity, h=h)
+    found = solve_qp(unit * Q, unit * p, G=-identity, h=h)
+    torch.testing.assert_close(found.y, expected.y, rtol=1e-10, atol=1e-11)
+    torch.testing.assert_close(found.inequality_dual / unit, expected.inequality_dual, rtol=1e-9, atol=1e-10)
+
+
+def test_a_hard_neighbour_in_the_batch_does_not_spoil_an_element():
+    Q, p, identity = nonnegative_programs(batch=3, seed=8)
+    h = torch.zeros(3, 10, dtype=DOUBLE)
+    h[:, 5:] = torch.tensor([[2.0], [1e14], [3e-7]], dtype=DOUBLE)
+    p[1, 0] = 1e9
+    G = torch.cat([-identity, identity])
+    together = solve_qp(Q, p, G=G, h=h).y
+    alone = torch.stack([solve_qp(Q[i], p[i], G=G, h=h[i]).y for i in range(3)])
+    torch.testing.assert_close(together, alone, rtol=1e-11, atol=1e-13)
