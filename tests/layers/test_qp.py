@@ -545,3 +545,12 @@ class TestBadInput:
         arguments = dict(Q=self.Q, p=self.p, A=self.A, b=self.b, G=self.G, h=self.h) | change
         with pytest.raises(ValueError, match=message):
             solve_qp(**arguments)
+
+
+@pytest.mark.parametrize("tiny", [0.0, 5.6e-17, -5.6e-17, 1e-12])
+def test_smoothing_at_a_kink_does_not_depend_on_how_small_a_price_is(tiny):
+    p = torch.tensor([[tiny], [0.3]], dtype=torch.float64, requires_grad=True)
+    one = torch.ones(1, 1, dtype=torch.float64)
+    y = solve_qp(one, p, G=-one, h=torch.zeros(1, dtype=torch.float64), smoothing=0.1).y
+    (slopes,) = torch.autograd.grad(y.sum(), p)
+    torch.testing.assert_close(slopes, -(1 - p / (p * p + 0.4).sqrt()).detach() / 2)
