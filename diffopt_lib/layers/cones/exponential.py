@@ -179,20 +179,18 @@ def _equation(r: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
 def _locate(v: Tensor, near: Tensor | None = None) -> Place:
     """Which case it is, and the root r of (3)."""
     x, y, _ = v.unbind(-1)
-    if near is not None:
-        r, known = _locate_near(v, near)
-    nowhere = torch.zeros_like(x, dtype=torch.bool)
-    if near is not None and known.all():
-        return Place(r, known, nowhere, nowhere)
     inside, polar = in_exponential(v), in_exponential_dual(-v)
-    if near is not None and (known | inside | polar | ((x <= 0) & (y <= 0))).all():
-        return Place(r, known, inside & ~known, polar & ~known)
+    curved = ((x > 0) | (y > 0)) & ~(inside | polar)
+    if near is not None:
+        r, found = _locate_near(v, near, curved)
+        if found.all():
+            return Place(r, curved, inside, polar)
     limit = torch.full_like(x, LARGEST_SLOPE)
     # a > 0 bounds r by 1 − y/x, b > 0 by x/y, from the side that the sign of the denominator says.
     of_a, of_b = 1 - y / x, x / y
     low = torch.maximum(torch.where(x > 0, of_a, -limit), torch.where(y < 0, of_b, -limit)).clamp_min(-LARGEST_SLOPE)
     high = torch.minimum(torch.where(x < 0, of_a, limit), torch.where(y > 0, of_b, limit)).clamp_max(LARGEST_SLOPE)
-    curved = ((x > 0) | (y > 0)) & ~inside & ~polar & (low < high)
+    curved = curved & (low < high)
     # Roots crowd at the finite end of a long bracket.
     r = torch.where(high == limit, low + 1, torch.where(low == -limit, high - 1, 0.5 * (low + high)))
     if near is not None:
@@ -211,15 +209,18 @@ def _locate(v: Tensor, near: Tensor | None = None) -> Place:
     return Place(r, curved & (r.abs() < LARGEST_SLOPE - 1), inside, polar)
 
 
-def _locate_near(v: Tensor, near: Tensor) -> tuple[Tensor, Tensor]:
-    """The root of (3), if it is a short Newton step from the slope of a point near Π(v), and whether it is: then both
-    coefficients in (1) are positive."""
-    guess = near[..., 0] / near[..., 1]
-    value, slope = _equation(guess, v)
-    r = guess - value / slope
+def _locate_near(v: Tensor, near: Tensor, curved: Tensor, steps: int = 3) -> tuple[Tensor, Tensor]:
+    """The root of (3), if it is a few Newton steps from the slope of a point near Π(v), the last a short one, and both
+    coefficients in (1) are positive there; and whether that is so, or v has no root, as ``curved`` says."""
+    r = near[..., 0] / near[..., 1]
+    for _ in range(steps):
+        value, slope = _equation(r, v)
+        step = value / slope
+        r, found = r - step, (step.abs() <= SHORT * (1 + r.abs())) | ~curved
+        if found.all():
+            break
     a, b, _ = _coefficients(r, v)
-    known = ((r - guess).abs() <= SHORT * (1 + r.abs())) & (a > 0) & (b > 0) & (r.abs() < LARGEST_SLOPE - 1)
-    return r, known
+    return r, found & ((torch.minimum(a, b) > 0) & (r.abs() < LARGEST_SLOPE - 1) | ~curved)
 
 
 def _exp(t: Tensor) -> Tensor:
