@@ -39,7 +39,7 @@ from .spectral import LEAST, Pair
 _dot = partial(dot, keepdim=True)
 
 NEAR_PATH = 1e-6  # δsᵀδy relative to sᵀy below which rounding may decide over their direction
-CENTRALITY = 1e-4  # how much smaller than elsewhere a complementary product may become
+CENTRALITY = 1e-2  # how much smaller than elsewhere a complementary product may become
 # A ray of a larger slope differs from the limit ray, a face of the cone, by less than any double can show.
 LARGEST_SLOPE = 300.0
 SHORT = 1e-8  # a Newton step after which the next one would be below rounding
