@@ -90,7 +90,7 @@ def balance(program: Program, E: Tensor, F: Tensor, cones: Cones) -> Scaling:
     away = largest(torch.where(contained(b, cones), 0, b))
     bounds, prices = largest_of_cones(b.abs(), cones), c.abs()
     size_of_b = torch.where(away > 0, away, _or_one(_smallest(bounds))).unsqueeze(-1)
-    low = torch.where(prices > 0, prices, torch.nan).nanquantile(0.1, -1, keepdim=True, interpolation="lower")
+    low = torch.where(prices > 0, prices, torch.inf).sort(-1).values[..., prices.shape[-1] // 10, None]
     usual = torch.where(prices <= FAR * low, prices, 0).amax(-1, keepdim=True)
     size_of_c = (usual * prices.amax(-1, keepdim=True)).sqrt()
     if program.P is not None:
