@@ -14,8 +14,8 @@ from diffopt_lib.layers.cone.newton import Newton
 from diffopt_lib.layers.cone.outside import own_path_only
 from diffopt_lib.layers.cone.program import Program
 from diffopt_lib.layers.cones import Cones, project
-from diffopt_lib.layers.cones.barrier import CENTRE, Barrier, dual_height, height, shadow
-from diffopt_lib.layers.cones.exponential import Exponential, in_exponential, in_exponential_dual
+from diffopt_lib.layers.cones.barrier import CENTRE, Barrier, Exponential, dual_height, height, shadow
+from diffopt_lib.layers.cones.exponential import in_exponential, in_exponential_dual
 from diffopt_lib.layers.cones.frames import Frames
 from diffopt_lib.layers.cones.semidefinite import to_matrix
 
