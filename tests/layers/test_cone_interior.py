@@ -1,16 +1,21 @@
 """The parts of the interior point method for cone programs: the barrier, the frames, and Newton's equations."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
-from cone_problems import interior, random_program, times
+from cone_problems import PROBLEMS, infeasible_program, interior, random_program, times
 
+from diffopt_lib.layers.cone import outside, solve_cone, solver
 from diffopt_lib.layers.cone.embedding import begin, degree, residual
 from diffopt_lib.layers.cone.interior import advance
 from diffopt_lib.layers.cone.newton import Newton
+from diffopt_lib.layers.cone.outside import own_path_only
 from diffopt_lib.layers.cone.program import Program
 from diffopt_lib.layers.cones import Cones, project
-from diffopt_lib.layers.cones.barrier import CENTRE, Barrier, dual_height, height, shadow
-from diffopt_lib.layers.cones.exponential import Exponential, in_exponential, in_exponential_dual
+from diffopt_lib.layers.cones.barrier import CENTRE, Barrier, Exponential, dual_height, height, shadow
+from diffopt_lib.layers.cones.exponential import in_exponential, in_exponential_dual
 from diffopt_lib.layers.cones.frames import Frames
 from diffopt_lib.layers.cones.semidefinite import to_matrix
 
@@ -141,3 +146,47 @@ class TestSteps:
         assert (mu < 0.1).all()
         part = residual(program, point).dual.norm(dim=-1) / start
         assert (part / mu < 5).all() and (mu / part < 5).all()
+
+
+class TestOutside:
+    @pytest.mark.parametrize("name", list(PROBLEMS))
+    def test_the_start_changes_nothing_but_the_time(self, name):
+        cones, n = PROBLEMS[name]
+        data = [t.requires_grad_() for t in random_program(cones, n, (4,), seed=8)]
+        solution = solve_cone(*data, cones)
+        with own_path_only():
+            reference = solve_cone(*data, cones)
+        for ours, theirs in ((solution.x, reference.x), (solution.y, reference.y), (solution.s, reference.s)):
+            torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+        gradients = [torch.autograd.grad(s.x.sin().sum() + s.y.cos().sum(), data) for s in (solution, reference)]
+        for ours, theirs in zip(*gradients, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-8)
+
+    def test_it_is_asked_for_small_batches_only(self, monkeypatch):
+        cones, n = PROBLEMS["product"]
+        asked = []
+        start = outside.start
+        monkeypatch.setattr(
+            solver, "start", lambda program, cones: (asked.append(len(program.c)), start(program, cones))[1]
+        )
+        for batch in ((), (outside.SMALL,), (outside.SMALL + 1,)):
+            solve_cone(*random_program(cones, n, batch), cones)
+        assert asked == [1, outside.SMALL]
+
+    def test_what_it_does_not_solve_is_left_to_the_path(self):
+        cones, n = PROBLEMS["product"]
+        good, bad = random_program(cones, n, (2,)), infeasible_program(cones, n, (2,))
+        data = [torch.cat(ts) for ts in zip(good, bad, strict=True)]
+        assert solve_cone(*data, cones, on_failure="nan").status.tolist() == [1, 1, 2, 2]
+
+    def test_nothing_needs_it(self):
+        code = (
+            "import sys; sys.modules['clarabel'] = None\n"
+            "import torch, diffopt_lib\n"
+            "from diffopt_lib.layers import Cones, solve_cone\n"
+            "A = -torch.eye(3, dtype=torch.float64)\n"
+            "c, b = torch.tensor([2.0, 1, 1]).double(), torch.tensor([2.0, 1, 1]).double()\n"
+            "x = solve_cone(c, A, b, Cones(soc=[3])).x\n"  # (2, 1, 1) is inside the dual cone, so that b + x = 0
+            "assert (x + b).abs().max() < 1e-12, x\n"
+        )
+        subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)

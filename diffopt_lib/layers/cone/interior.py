@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ...batch.products import dot
 from ...batch.rows import iterate
+from ...batch.rows import where as choose
 from ...solution import RUNNING, STUCK
 from ..cones.frames import Frames
 from ..cones.product import Cones
@@ -28,6 +29,7 @@ from .program import Program
 FRACTION = 0.99  # of the way to the boundary that a step goes
 # What of that it tries, until the cones without a formula for it let it.
 SHORTER = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01, 1e-3, 0.0)
+BLOCKED, EARLY = 0.1, 1e-8  # a step that is shorter leads back to the path instead, as long as μ is larger than that
 SHORTEST = 1e-8  # a step that is shorter is the end
 SMALLEST_MU = 1e-25  # of 1 at the start: what has proved nothing by then is a program whose solutions are at infinity
 
@@ -77,15 +79,22 @@ def advance(program: Program, point: Point, cones: Cones) -> tuple[Point, Tensor
     left, products = residual(program, point), point.tau * point.kappa
     frames = Frames.at(point.s, point.y, cones)
     newton = Newton.at(program, point, frames, left)
+    mu, nothing = point.gap() / degree(cones), torch.zeros_like(point.s)
+
+    def towards(part: Tensor, curve: tuple[Tensor, Tensor, Tensor]) -> tuple[Point, Tensor]:
+        """The step to where μ and the residual are this part of what they are, and how far it may go."""
+        ds, dy, product = curve
+        r_s, r_tau = frames.centring(ds, dy, part * mu) - frames.point, part * mu - products - product
+        step, move = newton.refined_step(1 - part, r_s, r_tau, left.primal)
+        return move, longest_central(FRACTION * limit(point, step, frames), point, step, frames)
 
     ahead = newton.step(1, -frames.point, -products)
     sigma = (1 - longest_inside(limit(point, ahead, frames), ahead, frames)) ** 3
-    target = sigma * point.gap() / degree(cones)
-
-    r_s = frames.centring(ahead.s, ahead.y, target) - frames.point
-    r_tau = target - products - ahead.tau * ahead.kappa
-    step, move = newton.refined_step(1 - sigma, r_s, r_tau, left.primal)
-    length = longest_central(FRACTION * limit(point, step, frames), point, step, frames)
+    move, length = towards(sigma, (ahead.s, ahead.y, ahead.tau * ahead.kappa))
+    blocked = (length < BLOCKED) & (mu > EARLY)
+    if blocked.any():  # far from the path: back to it first
+        back, reach = towards(torch.ones_like(mu), (nothing, nothing, torch.zeros_like(mu)))
+        move, length = choose(blocked.squeeze(-1), (back, reach), (move, length))
     return point.moved(move, length), length.squeeze(-1)
 
 

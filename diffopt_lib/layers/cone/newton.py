@@ -88,10 +88,13 @@ class Newton:
         more = _solve(L, times(A.mT, e) - program.curvature(p))
         p, e, Aq = p + more, e - times(A, more), times(A, q)
         d, f, h, g = p - q, e + Aq, p + q, e - Aq
-        pivot, slope = point.kappa / point.tau + dot(f, f, keepdim=True), (c, torch.zeros_like(point.tau))
+        # cᵀq = ‖Ãq‖² + qᵀPq, and a little for what the factorisation adds to S, without which S may be singular
+        pivot = point.kappa / point.tau + (dot(e, e) + dot(c, q))[:, None]
+        slope = (c, torch.zeros_like(point.tau))
         if P is not None:
             h, g = h + 2 * rest[0], g - 2 * times(A, rest[0])
-            pivot = pivot + dot(d - xi, times(P, d - xi), keepdim=True)
+            more = dot(d - xi, times(P, d - xi)) + 2 * dot(e, Aq) - dot(q, times(P, q))
+            pivot = pivot + more[:, None]
             slope = (c + 2 * curvature, dot(xi, curvature, keepdim=True))
         residual = Residual(residual.dual, primal, residual.gap)
         return cls(program, point, frames, residual, A, L, d, f, h, g, slope, pivot)

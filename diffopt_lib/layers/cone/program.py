@@ -18,6 +18,8 @@ from ...batch.shapes import flatten, flatten_whole
 
 # An equation counts as violated relative to the sum of its terms, or to this where the sum is smaller.
 LEAST = 0.1
+# Nor relative to more than this: the data are of size 1, and terms of another size stand for a point that runs away.
+MOST = 1e6
 
 
 class Program(NamedTuple):
@@ -73,4 +75,4 @@ def violation(left: Tensor, size: Program, at: Triple) -> Tensor:
     curvature = size.curvature(x)
     gap = 1 + dot(x, curvature + c, keepdim=True) + dot(b, y, keepdim=True)
     terms = [times(A.mT, y) + curvature + c, times(A, x) + s + b, gap]
-    return largest(left / torch.cat(terms, dim=-1).clamp_min(LEAST))
+    return largest(left / torch.cat(terms, dim=-1).clamp(LEAST, MOST))

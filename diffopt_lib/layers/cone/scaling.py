@@ -83,14 +83,16 @@ def balance(program: Program, E: Tensor, F: Tensor, cones: Cones) -> Scaling:
 
     A bound that is far away and a price that nobody pays may be as large as they like, and must not make all else look
     small. So the size of b is that of what x = 0 violates; or, if it violates nothing, that of the nearest bound. The
-    size of c is the largest that is not FAR above the median. Rows and columns with a b or c FAR above are scaled down.
+    size of c is between the largest price and the largest that is not FAR above the smaller ones, because one that is
+    may have to be paid. Rows and columns with a b or c FAR above these sizes are scaled down.
     """
     b, c = E * program.b, F * program.c
     away = largest(torch.where(contained(b, cones), 0, b))
     bounds, prices = largest_of_cones(b.abs(), cones), c.abs()
     size_of_b = torch.where(away > 0, away, _or_one(_smallest(bounds))).unsqueeze(-1)
-    median = torch.where(prices > 0, prices, torch.nan).nanmedian(-1, keepdim=True).values
-    size_of_c = torch.where(prices <= FAR * median, prices, 0).amax(-1, keepdim=True)
+    low = torch.where(prices > 0, prices, torch.inf).sort(-1).values[..., prices.shape[-1] // 10, None]
+    usual = torch.where(prices <= FAR * low, prices, 0).amax(-1, keepdim=True)
+    size_of_c = (usual * prices.amax(-1, keepdim=True)).sqrt()
     if program.P is not None:
         curvature = largest(F.unsqueeze(-1) * program.P * F.unsqueeze(-2), (-2, -1)).unsqueeze(-1)
         size_of_c = torch.maximum(size_of_c, curvature * size_of_b)

@@ -84,15 +84,17 @@ def solve(
     return tuple(t.reshape(batch + t.shape[1:]) for t in _results(problem, found, cones))
 
 
-def _prepare(given: Program, guess: Tensor, cones: Cones, warm: bool) -> Problem:
+def _prepare(given: Program, start: Tensor, cones: Cones, warm: bool) -> Problem:
     E, F = equilibrate(given.A, given.P, cones)
     E = torch.where(cones.without_bound(given.b), 0, E)
     scaling = balance(given, E, F, cones)
     program = scaling.of(given)
     _check_curvature(program.P)
-    x, v = guess.split((given.A.shape[-1], given.A.shape[-2]), dim=-1)
+    x, v = start.split((given.A.shape[-1], given.A.shape[-2]), dim=-1)
     y = v + project_rows(-v, cones) if warm else v
-    return Problem(given, program, magnitudes(program), scaling, scaling.scale(Triple(x, y, y - v)))
+    guess = scaling.scale(Triple(x, y, y - v))
+    guess = Triple(guess.x, torch.where(E > 0, guess.y, 0), torch.where(E > 0, guess.s, 1))
+    return Problem(given, program, magnitudes(program), scaling, guess)
 
 
 def _check_curvature(P: Tensor | None) -> None:

@@ -1,4 +1,4 @@
-"""The barrier of the exponential cone and its derivatives.
+"""The barrier of the exponential cone, its derivatives, and the frames (:mod:`.frames`) that are made of them.
 
     F(x, y, z) = −log ψ − log y − log z,      ψ = y log(z/y) − x                                       (1)
 
@@ -21,10 +21,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ...batch.products import dot
+from ...batch.products import contract, dot
+from .spectral import Pair
 
 _dot = partial(dot, keepdim=True)
 
+NEAR_PATH = 1e-6  # δsᵀδy relative to sᵀy below which rounding may decide over their direction
+CENTRALITY = 1e-2  # how much smaller than elsewhere a complementary product may become
 # The point with s = −∇F(s): central, and the same for the cone and its dual.
 CENTRE = (-0.8278383990656786, 0.8051020015847954, 1.290927709856958)
 
@@ -115,3 +118,91 @@ def shadow(y: Tensor) -> Tensor:
     second = 1 / (u * delta)
     log_ratio = torch.log1p(delta) + torch.log(u / w)
     return torch.stack([second * log_ratio - 1 / u, second, (1 + u * second) / w], dim=-1)
+
+
+@dataclass(frozen=True)
+class Exponential:
+    """The frames (:mod:`.frames`). The rows of G are orthogonal in two ways: its inverse needs no factorisation.
+
+    With δs = s − μ s̄ and δy = y − μ ȳ, where s̄ and ȳ are the shadows of the pair, and H = μ∇²F(s), the rows of G are
+
+        y / √(sᵀy),    δy / √(δsᵀδy),    √t · (s × δs),      t = det H / det [s δs]ᵀH[s δs],
+
+    the last being what H has left orthogonal to s and s̄. Near the path, where δs = 0, the second direction is H's, too.
+
+    All this is computed where s is (−ψ/y, 1, 1): the map (x, y, z) ↦ ((x − y log(s₃/s₂)) / s₂, y / s₂, z / s₃) takes
+    the cone to itself, and rounding errors do not depend on how small s₂ is.
+
+    Attributes:
+        matrix, point: G and λ.
+        inner, dual_inner: G and its inverse transposed after that map.
+        s, y, barrier: the pair and the barrier there.
+    """
+
+    matrix: Tensor
+    point: Tensor
+    inner: Tensor
+    dual_inner: Tensor
+    s: Tensor
+    y: Tensor
+    barrier: Barrier
+
+    @classmethod
+    def at(cls, s: Tensor, y: Tensor) -> Exponential:
+        _, second, third = s.unsqueeze(-1).unbind(-2)
+        scale, log_ratio = torch.cat([second, second, third], dim=-1), torch.log(third / second)
+        s, y = _sheared(s / scale, -log_ratio), _sheared(y * scale, log_ratio, transpose=True)
+        barrier, gap = Barrier.at(s), _dot(s, y)
+        mu = gap / 3
+        on_path = -mu * barrier.gradient()  # the y of the path for this s, and Hs
+        ds, dy = s - mu * shadow(y), y - on_path
+        length = _dot(ds, dy)
+        near = ~(length > NEAR_PATH * gap)
+        k = barrier.tangent()
+        ds = torch.where(near, k - _dot(y, k) / gap * s, ds)
+        H_ds, s_H_ds = mu * barrier.hessian_times(ds), _dot(on_path, ds)
+        dy = torch.where(near, H_ds - s_H_ds / gap * y, dy)
+        length = torch.where(near, _dot(ds, dy), length)
+        t = mu**3 * barrier.hessian_determinant() / (gap * _dot(ds, H_ds) - s_H_ds.square())
+        across, dual_across = torch.linalg.cross(torch.stack([s, y]), torch.stack([ds, dy]))
+        root, first, second = t.sqrt(), gap.sqrt(), length.sqrt()
+        inner = torch.stack([y / first, dy / second, root * across], dim=-2)
+        dual_inner = torch.stack([s / first, ds / second, dual_across / (root * gap * length)], dim=-2)
+        point = torch.cat([first, torch.zeros_like(s[..., 1:])], dim=-1)
+        matrix = _sheared(inner, -log_ratio.unsqueeze(-2), transpose=True) / scale.unsqueeze(-2)
+        return cls(matrix, point, inner, dual_inner, s, y, barrier)
+
+    def centring(self, ds: Tensor, dy: Tensor, mu: Tensor) -> Tensor:
+        ds, dy = self.leave(ds, dy)
+        correction = 0.5 * self.barrier.third_derivative(ds, self.barrier.hessian_solve(dy))
+        return contract(self.dual_inner, correction - mu * self.barrier.gradient())
+
+    def shrinkage(self, d: Tensor) -> Tensor:
+        return d.new_zeros(*d.shape[:-2], 0)
+
+    def leave(self, ds: Tensor, dy: Tensor) -> Pair:
+        """Steps in the frame as steps of s and y after the map."""
+        return contract(self.dual_inner.mT, ds), contract(self.inner.mT, dy)
+
+    def inside(self, ds: Tensor, dy: Tensor, lengths: Tensor) -> Tensor:
+        s, y = self._after(ds, dy, lengths)
+        return (height(s) > 0) & (dual_height(y) > 0)
+
+    def central(self, ds: Tensor, dy: Tensor, lengths: Tensor, mu: Tensor) -> Tensor:
+        """On the path sᵀy = 3μ, and with the shadows s̄ of y and ȳ of s, 9 / s̄ᵀȳ is a lower bound on sᵀy that goes to 0
+        at the boundary."""
+        s, y = self._after(ds, dy, lengths)
+        near = -dot(shadow(y), Barrier.at(s).gradient()) * (CENTRALITY * mu[..., None]) <= 3
+        return (height(s) > 0) & (dual_height(y) > 0) & near
+
+    def _after(self, ds: Tensor, dy: Tensor, lengths: Tensor) -> Pair:
+        """s and y after steps of these lengths ``(B, k)``: ``(B, k, count, 3)``."""
+        ds, dy = self.leave(ds, dy)
+        lengths = lengths[..., None, None]
+        return self.s.unsqueeze(1) + lengths * ds.unsqueeze(1), self.y.unsqueeze(1) + lengths * dy.unsqueeze(1)
+
+
+def _sheared(v: Tensor, by: Tensor, transpose: bool = False) -> Tensor:
+    """(x + by · y, y, z) for v = (x, y, z) ``(..., 3)``; or (x, y + by · x, z)."""
+    x, y, z = v.unsqueeze(-1).unbind(-2)
+    return torch.cat([x, y + by * x, z] if transpose else [x + by * y, y, z], dim=-1)

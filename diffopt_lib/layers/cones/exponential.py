@@ -1,4 +1,5 @@
-"""The exponential cone K = closure {(x, y, z): y > 0, y exp(x/y) ≤ z}: projection and its derivative.
+"""The exponential cone K = closure {(x, y, z): y > 0, y exp(x/y) ≤ z}: projection and its derivative. Its barrier and
+frames are in :mod:`.barrier`.
 
 The curved part of the boundary is made of the rays a (1·r, 1, eʳ), one for each slope r = x/y, and the normals there
 are the rays −b (−1, r − 1, e⁻ʳ) (the boundary of the dual cone). So p is the projection of v, and p − v its normal
@@ -23,23 +24,16 @@ from Parikh & Boyd 2014, §6.3.4.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ...autograd.opaque import opaque
-from ...batch.products import contract, dot
-from .barrier import CENTRE, Barrier, dual_height, height, shadow
+from .barrier import CENTRE, Exponential
 from .kind import Kind
 from .spectral import LEAST, Pair
 
-_dot = partial(dot, keepdim=True)
-
-NEAR_PATH = 1e-6  # δsᵀδy relative to sᵀy below which rounding may decide over their direction
-CENTRALITY = 1e-4  # how much smaller than elsewhere a complementary product may become
 # A ray of a larger slope differs from the limit ray, a face of the cone, by less than any double can show.
 LARGEST_SLOPE = 300.0
 SHORT = 1e-8  # a Newton step after which the next one would be below rounding
@@ -179,20 +173,18 @@ def _equation(r: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
 def _locate(v: Tensor, near: Tensor | None = None) -> Place:
     """Which case it is, and the root r of (3)."""
     x, y, _ = v.unbind(-1)
-    if near is not None:
-        r, known = _locate_near(v, near)
-    nowhere = torch.zeros_like(x, dtype=torch.bool)
-    if near is not None and known.all():
-        return Place(r, known, nowhere, nowhere)
     inside, polar = in_exponential(v), in_exponential_dual(-v)
-    if near is not None and (known | inside | polar | ((x <= 0) & (y <= 0))).all():
-        return Place(r, known, inside & ~known, polar & ~known)
+    curved = ((x > 0) | (y > 0)) & ~(inside | polar)
+    if near is not None:
+        r, found = _locate_near(v, near, curved)
+        if found.all():
+            return Place(r, curved, inside, polar)
     limit = torch.full_like(x, LARGEST_SLOPE)
     # a > 0 bounds r by 1 − y/x, b > 0 by x/y, from the side that the sign of the denominator says.
     of_a, of_b = 1 - y / x, x / y
     low = torch.maximum(torch.where(x > 0, of_a, -limit), torch.where(y < 0, of_b, -limit)).clamp_min(-LARGEST_SLOPE)
     high = torch.minimum(torch.where(x < 0, of_a, limit), torch.where(y > 0, of_b, limit)).clamp_max(LARGEST_SLOPE)
-    curved = ((x > 0) | (y > 0)) & ~inside & ~polar & (low < high)
+    curved = curved & (low < high)
     # Roots crowd at the finite end of a long bracket.
     r = torch.where(high == limit, low + 1, torch.where(low == -limit, high - 1, 0.5 * (low + high)))
     if near is not None:
@@ -211,108 +203,23 @@ def _locate(v: Tensor, near: Tensor | None = None) -> Place:
     return Place(r, curved & (r.abs() < LARGEST_SLOPE - 1), inside, polar)
 
 
-def _locate_near(v: Tensor, near: Tensor) -> tuple[Tensor, Tensor]:
-    """The root of (3), if it is a short Newton step from the slope of a point near Π(v), and whether it is: then both
-    coefficients in (1) are positive."""
-    guess = near[..., 0] / near[..., 1]
-    value, slope = _equation(guess, v)
-    r = guess - value / slope
+def _locate_near(v: Tensor, near: Tensor, curved: Tensor, steps: int = 3) -> tuple[Tensor, Tensor]:
+    """The root of (3), if it is a few Newton steps from the slope of a point near Π(v), the last a short one, and both
+    coefficients in (1) are positive there; and whether that is so, or v has no root, as ``curved`` says."""
+    r = near[..., 0] / near[..., 1]
+    for _ in range(steps):
+        value, slope = _equation(r, v)
+        step = value / slope
+        r, found = r - step, (step.abs() <= SHORT * (1 + r.abs())) | ~curved
+        if found.all():
+            break
     a, b, _ = _coefficients(r, v)
-    known = ((r - guess).abs() <= SHORT * (1 + r.abs())) & (a > 0) & (b > 0) & (r.abs() < LARGEST_SLOPE - 1)
-    return r, known
+    return r, found & ((torch.minimum(a, b) > 0) & (r.abs() < LARGEST_SLOPE - 1) | ~curved)
 
 
 def _exp(t: Tensor) -> Tensor:
     """exp(t), large instead of infinite, so that a product with 0 is 0."""
     return torch.exp(t.clamp_max(700))
-
-
-@dataclass(frozen=True)
-class Exponential:
-    """The frames (:mod:`.frames`). The rows of G are orthogonal in two ways: its inverse needs no factorisation.
-
-    With δs = s − μ s̄ and δy = y − μ ȳ, where s̄ and ȳ are the shadows of the pair, and H = μ∇²F(s), the rows of G are
-
-        y / √(sᵀy),    δy / √(δsᵀδy),    √t · (s × δs),      t = det H / det [s δs]ᵀH[s δs],
-
-    the last being what H has left orthogonal to s and s̄. Near the path, where δs = 0, the second direction is H's, too.
-
-    All this is computed where s is (−ψ/y, 1, 1): the map (x, y, z) ↦ ((x − y log(s₃/s₂)) / s₂, y / s₂, z / s₃) takes
-    the cone to itself, and rounding errors do not depend on how small s₂ is.
-
-    Attributes:
-        matrix, point: G and λ.
-        inner, dual_inner: G and its inverse transposed after that map.
-        s, y, barrier: the pair and the barrier there.
-    """
-
-    matrix: Tensor
-    point: Tensor
-    inner: Tensor
-    dual_inner: Tensor
-    s: Tensor
-    y: Tensor
-    barrier: Barrier
-
-    @classmethod
-    def at(cls, s: Tensor, y: Tensor) -> Exponential:
-        _, second, third = s.unsqueeze(-1).unbind(-2)
-        scale, log_ratio = torch.cat([second, second, third], dim=-1), torch.log(third / second)
-        s, y = _sheared(s / scale, -log_ratio), _sheared(y * scale, log_ratio, transpose=True)
-        barrier, gap = Barrier.at(s), _dot(s, y)
-        mu = gap / 3
-        on_path = -mu * barrier.gradient()  # the y of the path for this s, and Hs
-        ds, dy = s - mu * shadow(y), y - on_path
-        length = _dot(ds, dy)
-        near = ~(length > NEAR_PATH * gap)
-        k = barrier.tangent()
-        ds = torch.where(near, k - _dot(y, k) / gap * s, ds)
-        H_ds, s_H_ds = mu * barrier.hessian_times(ds), _dot(on_path, ds)
-        dy = torch.where(near, H_ds - s_H_ds / gap * y, dy)
-        length = torch.where(near, _dot(ds, dy), length)
-        t = mu**3 * barrier.hessian_determinant() / (gap * _dot(ds, H_ds) - s_H_ds.square())
-        across, dual_across = torch.linalg.cross(torch.stack([s, y]), torch.stack([ds, dy]))
-        root, first, second = t.sqrt(), gap.sqrt(), length.sqrt()
-        inner = torch.stack([y / first, dy / second, root * across], dim=-2)
-        dual_inner = torch.stack([s / first, ds / second, dual_across / (root * gap * length)], dim=-2)
-        point = torch.cat([first, torch.zeros_like(s[..., 1:])], dim=-1)
-        matrix = _sheared(inner, -log_ratio.unsqueeze(-2), transpose=True) / scale.unsqueeze(-2)
-        return cls(matrix, point, inner, dual_inner, s, y, barrier)
-
-    def centring(self, ds: Tensor, dy: Tensor, mu: Tensor) -> Tensor:
-        ds, dy = self.leave(ds, dy)
-        correction = 0.5 * self.barrier.third_derivative(ds, self.barrier.hessian_solve(dy))
-        return contract(self.dual_inner, correction - mu * self.barrier.gradient())
-
-    def shrinkage(self, d: Tensor) -> Tensor:
-        return d.new_zeros(*d.shape[:-2], 0)
-
-    def leave(self, ds: Tensor, dy: Tensor) -> Pair:
-        """Steps in the frame as steps of s and y after the map."""
-        return contract(self.dual_inner.mT, ds), contract(self.inner.mT, dy)
-
-    def inside(self, ds: Tensor, dy: Tensor, lengths: Tensor) -> Tensor:
-        s, y = self._after(ds, dy, lengths)
-        return (height(s) > 0) & (dual_height(y) > 0)
-
-    def central(self, ds: Tensor, dy: Tensor, lengths: Tensor, mu: Tensor) -> Tensor:
-        """On the path sᵀy = 3μ, and with the shadows s̄ of y and ȳ of s, 9 / s̄ᵀȳ is a lower bound on sᵀy that goes to 0
-        at the boundary."""
-        s, y = self._after(ds, dy, lengths)
-        near = -dot(shadow(y), Barrier.at(s).gradient()) * (CENTRALITY * mu[..., None]) <= 3
-        return (height(s) > 0) & (dual_height(y) > 0) & near
-
-    def _after(self, ds: Tensor, dy: Tensor, lengths: Tensor) -> Pair:
-        """s and y after steps of these lengths ``(B, k)``: ``(B, k, count, 3)``."""
-        ds, dy = self.leave(ds, dy)
-        lengths = lengths[..., None, None]
-        return self.s.unsqueeze(1) + lengths * ds.unsqueeze(1), self.y.unsqueeze(1) + lengths * dy.unsqueeze(1)
-
-
-def _sheared(v: Tensor, by: Tensor, transpose: bool = False) -> Tensor:
-    """(x + by · y, y, z) for v = (x, y, z) ``(..., 3)``; or (x, y + by · x, z)."""
-    x, y, z = v.unsqueeze(-1).unbind(-2)
-    return torch.cat([x, y + by * x, z] if transpose else [x + by * y, y, z], dim=-1)
 
 
 EXPONENTIAL = Kind(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .kind import Kind
-from .spectral import LEAST, Pair, odds, parts, share
+from .spectral import LEAST, Pair, parts, share_and_odds
 
 EQUALITY_SCALE = 1e4
 
@@ -34,7 +34,8 @@ def split_nonnegative(v: Tensor, near: Tensor | None = None) -> tuple[Tensor, Pa
 
 def nonnegative_slope(p: Tensor, s: Tensor) -> Pair:
     """D and W of :mod:`.slope`."""
-    return share(p, s).unsqueeze(-1), odds(p, s).unsqueeze(-1)
+    D, W = share_and_odds(p, s)
+    return D.unsqueeze(-1), W.unsqueeze(-1)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .kind import Kind
-from .spectral import Pair, odds, parts, share
+from .spectral import Pair, parts, share, share_and_odds
 
 
 def project_second_order(v: Tensor, near: Tensor | None = None) -> Tensor:
@@ -69,9 +69,9 @@ def split_second_order(v: Tensor, near: Tensor | None = None) -> tuple[Tensor, t
 
 def second_order_slope(frame: Tensor, p: Tensor, s: Tensor) -> Pair:
     """D and W of :mod:`.slope`."""
-    sums = second_order_sums(p, s)
-    D = second_order_matrix(frame, share(p, s), share(*sums))
-    return D, second_order_matrix(frame, odds(p, s), odds(*sums))
+    own, mixed = share_and_odds(p, s), share_and_odds(*second_order_sums(p, s))
+    D, W = (second_order_matrix(frame, *values) for values in zip(own, mixed, strict=True))
+    return D, W
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 from ...autograd.forward_mode import forward_rule
 from ...autograd.opaque import batch_first
 from .kind import Kind
-from .spectral import Pair, odds, parts, share
+from .spectral import Pair, parts, share, share_and_odds
 
 
 def order_of(size: int) -> int:
@@ -94,8 +94,9 @@ def split_semidefinite(v: Tensor, near: Tensor | None = None) -> tuple[Tensor, t
 
 def semidefinite_slope(V: Tensor, p: Tensor, s: Tensor) -> Pair:
     """D and W of :mod:`.slope`."""
-    sums, T = semidefinite_sums(p, s), congruence_matrix(V)
-    return semidefinite_matrix(T, share(*sums)), semidefinite_matrix(T, odds(*sums))
+    T = congruence_matrix(V)
+    D, W = (semidefinite_matrix(T, gamma) for gamma in share_and_odds(*semidefinite_sums(p, s)))
+    return D, W
 
 
 @dataclass(frozen=True)

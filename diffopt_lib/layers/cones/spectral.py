@@ -22,7 +22,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-LEAST = 1e-8  # ε of :func:`odds`, and of :mod:`.slope`
+LEAST = 1e-8  # ε of :func:`share_and_odds`, and of :mod:`.slope`
 
 Pair = tuple[Tensor, Tensor]
 
@@ -34,11 +34,15 @@ def parts(v: Tensor) -> Pair:
 
 def share(p: Tensor, s: Tensor) -> Tensor:
     """γ = p / (p + s) of eq. (2), 0 where both are 0."""
-    total = p + s
-    return torch.where(total > 0, p / torch.where(total > 0, total, 1), 0)
+    return p / _total(p, s)
 
 
-def odds(p: Tensor, s: Tensor) -> Tensor:
-    """γ / (1 − γ + ε) for γ = p / (p + s), without the cancellation in 1 − γ."""
+def share_and_odds(p: Tensor, s: Tensor) -> Pair:
+    """γ, and γ / (1 − γ + ε) without the cancellation in 1 − γ."""
+    total = _total(p, s)
+    return p / total, p / (s + LEAST * total)
+
+
+def _total(p: Tensor, s: Tensor) -> Tensor:
     total = p + s
-    return torch.where(total > 0, p / (s + LEAST * torch.where(total > 0, total, 1)), 0)
+    return torch.where(total > 0, total, 1)
