@@ -146,6 +146,15 @@ def test_the_pad_is_moved_by_the_keyboard(open_page, ball):
     assert page.locator(".explorer-handle").first.get_attribute("aria-valuetext") == "(1.26, 0.60)"
 
 
+def test_home_end_and_page_keys_move_the_pad(open_page):
+    page = open_page()
+    page.locator(".explorer-handle").first.focus()
+    for key, expected in (("Home", [-2, 0.9]), ("End", [2, 0.9]), ("PageDown", [2, 0.6]), ("PageUp", [2, 0.9])):
+        page.keyboard.press(key)
+        settle(page)
+        np.testing.assert_allclose(context(page, BALL)["x"], expected, atol=1e-9)
+
+
 def test_the_slider_is_moved_by_the_keyboard(open_page, ball):
     page = open_page()
     page.get_by_label("radius").focus()
@@ -223,15 +232,38 @@ def test_unknown_controls_and_options_are_refused(open_page):
         assert "unknown control z" in message or "no option medium" in message
 
 
-def test_a_screen_reader_hears_context_and_solution(open_page):
+def test_a_screen_reader_hears_what_has_changed(open_page):
     page = open_page()
     page.wait_for_timeout(600)
-    ask(page, BALL, "await e.set({x: [2, 0], r: 0.8})")
     spoken = page.locator(".explorer-spoken").first
-    page.wait_for_function("node => node.textContent", arg=spoken.element_handle())
-    words = spoken.inner_text()
-    assert "radius 0.80" in words and "y*(x) (0.80, 0.00)" in words
     assert spoken.get_attribute("aria-live") == "polite"
+    ask(page, BALL, "await e.set({x: [2, 0], r: 0.8})")
+    page.wait_for_function("node => node.textContent", arg=spoken.element_handle())
+    assert "radius 0.80 m" in spoken.inner_text() and "y*(x) (0.80, 0.00)" in spoken.inner_text()
+    ask(page, BALL, "await e.set({x: [1.9, 0]})")
+    page.wait_for_function("node => node.textContent.includes('1.90')", arg=spoken.element_handle())
+    assert "radius" not in spoken.inner_text() and "y*(x)" not in spoken.inner_text()
+
+
+def test_x0_is_explained_where_it_can_be_set(open_page):
+    page = open_page(has_touch=True)
+    assert page.get_by_role("button", name="Set x₀ here").first.is_visible()
+    assert page.get_by_text("x₀ is where the derivative is taken").first.is_visible()
+
+
+def test_near_a_jump_the_page_says_so(open_page):
+    page = open_page()
+    for x, near in (([0.52, 0.5], True), ([-1.5, 1.5], False)):
+        ask(page, EVERYTHING, "await e.set({x: a[0], tau: 1, method: 'hard'})", x)
+        assert ("near a jump" in page.locator(".explorer-status").nth(EVERYTHING).inner_text()) is near
+
+
+@pytest.mark.parametrize("width", [390, 1100])
+def test_controls_come_before_the_legend(open_page, width):
+    page = open_page(width)
+    boxes = [page.locator(f".explorer-{part}").nth(0).bounding_box() for part in ("figure", "controls", "legend")]
+    assert boxes[1]["y"] < boxes[2]["y"]
+    assert width > 640 or boxes[0]["y"] + boxes[0]["height"] <= boxes[1]["y"]
 
 
 def test_every_control_has_a_name_and_a_visible_focus(open_page):
@@ -414,6 +446,17 @@ def test_live_interpolated_values_are_drawn_while_waiting(live_page, ball):
     np.testing.assert_allclose(drawn, waiting, atol=1e-12)
     ask(page, 2, "await e.set({})")
     np.testing.assert_allclose(shown(page, 2)["y"], [12, 3], rtol=1e-12)
+
+
+def test_live_a_kernel_that_does_not_answer_is_not_waited_for(live_page, ball):
+    page = live_page
+    ask(page, 2, "await e.set({})")
+    ask(page, 2, "kernel.delay = 4500; await e.set({x: [1.2, 0.3]})")  # resolved although nothing has come
+    assert "The kernel does not answer" in page.locator(".explorer-status").nth(2).inner_text()
+    waiting = ball.baked.read("y", {"x": np.array([1.2, 0.3]), "r": 1.0})[0]
+    np.testing.assert_allclose(shown(page, 2)["y"], waiting, atol=1e-12)
+    page.wait_for_function(f"() => {ROOT.format(2)}.explorer.marks().y.data[0] === 12")
+    assert "Live: solved by the kernel" in page.locator(".explorer-status").nth(2).inner_text()
 
 
 def test_live_an_error_is_shown_and_goes_away(live_page):
