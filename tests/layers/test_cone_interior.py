@@ -12,7 +12,8 @@ from diffopt_lib.layers.cone.embedding import begin, degree, residual
 from diffopt_lib.layers.cone.interior import advance
 from diffopt_lib.layers.cone.newton import Newton
 from diffopt_lib.layers.cone.outside import own_path_only
-from diffopt_lib.layers.cone.program import Program
+from diffopt_lib.layers.cone.program import Program, Triple, magnitudes
+from diffopt_lib.layers.cone.refine import refine
 from diffopt_lib.layers.cones import Cones, project
 from diffopt_lib.layers.cones.barrier import CENTRE, Barrier, Exponential, dual_height, height, shadow
 from diffopt_lib.layers.cones.exponential import in_exponential, in_exponential_dual
@@ -190,3 +191,14 @@ class TestOutside:
             "assert (x + b).abs().max() < 1e-12, x\n"
         )
         subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
+
+
+def test_what_is_not_a_number_ends_a_refinement_and_nothing_else():
+    cones, n = PROBLEMS["semidefinite"]
+    program = Program(*random_program(cones, n, (3,)))
+    solution = solve_cone(*program[:3], cones)
+    start = Triple(solution.x.clone(), solution.y.clone(), solution.s.clone())
+    start.y[1] = torch.nan
+    at, error, _ = refine(program, magnitudes(program), start, cones)
+    assert not error[1] < 1 and (error[[0, 2]] < 1e-13).all()
+    torch.testing.assert_close(at.x[[0, 2]], solution.x[[0, 2]], rtol=1e-10, atol=1e-10)

@@ -140,8 +140,8 @@ def _along_the_path(problem: Problem, found: Found, cones: Cones, settings: Sett
 
 def _refined(problem: Problem, found: Found, cones: Cones) -> Found:
     """What refinement makes of the end of the path as it looks from the point reached, if that is the best so far."""
-    point, ahead = found.point, extrapolate(problem.program, found.point, cones)
-    start = choose(torch.isfinite(ahead.x).all(-1), _solution(ahead), _solution(point))
+    ahead, here = _solution(extrapolate(problem.program, found.point, cones)), _solution(found.point)
+    start = choose(torch.isfinite(torch.cat(ahead, dim=-1)).all(-1), ahead, here)
     at, error, _ = refine(problem.program, problem.size, start, cones)
     at, error = choose(error <= found.error, (at, error), (found.at, found.error))
     return found._replace(at=at, error=error, status=torch.where(error <= CONFIRMED, SOLVED, RUNNING))

@@ -87,7 +87,7 @@ def semidefinite_sums(p: Tensor, s: Tensor) -> Pair:
 
 def split_semidefinite(v: Tensor, near: Tensor | None = None) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
     """y, and what :func:`semidefinite_slope` needs."""
-    eigenvalues, V = torch.linalg.eigh(to_matrix(v))
+    eigenvalues, V = torch.linalg.eigh(_finite(to_matrix(v)))
     p, s = parts(eigenvalues)
     return to_vector((V * p.unsqueeze(-2)) @ V.mT), (V, p, s)
 
