@@ -56,8 +56,8 @@ class QPSolution:
         inequality_dual: λ ≥ 0, ``(*batch, m)``.
         slack: h − Gy ≥ 0, ``(*batch, m)``.
         value: ½ yᵀQy + pᵀy, ``(*batch,)``. These five carry gradients.
-        converged, iterations, residual: ``(*batch,)``; the residual is the largest violation of the KKT conditions,
-            relative to 1 + the largest entries of p, b and h.
+        converged, iterations, residual: ``(*batch,)``; the residual is the largest violation of the KKT conditions, each
+            relative to what was added up to get it: |hᵢ| + Σ|Gᵢⱼ yⱼ| for an inequality, and so on.
         status: ``(*batch,)``, int64: 1 solved, 2 infeasible, 3 unbounded, 4 not converged.
         infeasible_because: (ν, λ) with λ ≥ 0, Aᵀν + Gᵀλ = 0 and bᵀν + hᵀλ = −1 where the program was found to be
             infeasible, ``(*batch, k + m)``, NaN elsewhere.
@@ -104,10 +104,12 @@ def solve_qp(
             derivative, which does not exist, raises in the backward pass.
         p: ``(*batch, n)``.
         A, b: equalities, ``(*batch, k, n)`` and ``(*batch, k)``; may be absent, have no rows, or redundant ones.
-        G, h: inequalities, ``(*batch, m, n)`` and ``(*batch, m)``; likewise. An infinite h is no constraint.
+        G, h: inequalities, ``(*batch, m, n)`` and ``(*batch, m)``; likewise. An h of 10²⁰ or more is no constraint.
             Batch dimensions broadcast against each other; a shared Q, A or G is not copied.
-        tolerance: on the KKT residual, before a float32 result is rounded.
-        max_iterations: of the interior point method; 5 to 15 are usual.
+        tolerance: on the residual, where the active set can't be confirmed. Solutions are polished to the last digits,
+            and an element counts as solved when the signs of its multipliers and slacks confirm its active set. One
+            for which arithmetic does not reach that, but the tolerance, is returned with a warning.
+        max_iterations: of each of the paths; 5 to 15 are usual.
         on_failure: ``"raise"``; ``"nan"`` marks failed elements and their gradients NaN; ``"closest"`` replaces b and h
             of infeasible elements by the nearest ones (least squares) that are feasible, and raises for the rest.
         init: a solution of a similar problem. If its active set is right one iteration is enough.

@@ -26,6 +26,7 @@ CONFIRMED = 1e-12
 CLEAR = 1e-13  # error below which a lower bound on what was added up settles the question
 NOISE = 1e-3  # times CONFIRMED: what rounding may leave of an entry of y that should be 0
 FAINT = 1e-4  # times NOISE times CONFIRMED, below the rounding of the largest number: what has no size of its own
+SMALLEST = 1e-300  # what is added to nothing
 NO_BOUND = 1e20  # an entry of h that is no less is no constraint
 
 EVENT_DIMS = (2, 1, 2, 1, 2, 1)  # of Q, p, A, b, G, h
@@ -109,13 +110,29 @@ def flatten(data: Sequence[Tensor], batch: torch.Size, elastic: Tensor) -> QP:
     return QP((Q + Q.mT).mul_(0.5), p, A, b, G, h, elastic.double())
 
 
-def residual(qp: QP, point: Point) -> Residual:
+class Products(NamedTuple):
+    """What the conditions (1) add up at a point: Qy, Aᵀν and Gᵀλ ``(N, n, 1)``, Ay and Gy."""
+
+    Qy: Tensor
+    Anu: Tensor
+    Glam: Tensor
+    Ay: Tensor
+    Gy: Tensor
+
+    @classmethod
+    def at(cls, qp: QP, point: Point) -> Products:
+        y, nu, lam = point.y, point.nu, point.lam
+        of_rows = times_columns(qp.A.mT, nu), times_columns(qp.G.mT, lam)
+        return cls(times_columns(qp.Q, y), *of_rows, times_columns(qp.A, y), times_columns(qp.G, y))
+
+
+def residual(qp: QP, point: Point, products: Products | None = None) -> Residual:
     """The left-hand sides of (1) minus the right-hand sides, complementarity aside."""
-    y, nu, lam = point.y, point.nu, point.lam
+    Qy, Anu, Glam, Ay, Gy = Products.at(qp, point) if products is None else products
     return Residual(
-        dual=times_columns(qp.Q, y) + qp.p + times_columns(qp.A.mT, nu) + times_columns(qp.G.mT, lam),
-        equality=times_columns(qp.A, y) - qp.b - qp.elastic * nu,
-        inequality=times_columns(qp.G, y) + point.s - qp.h - qp.elastic * lam,
+        dual=Qy + qp.p + Anu + Glam,
+        equality=Ay - qp.b - qp.elastic * point.nu,
+        inequality=Gy + point.s - qp.h - qp.elastic * point.lam,
     )
 
 
@@ -125,8 +142,9 @@ def kkt_error(qp: QP, point: Point) -> Tensor:
     A row's is relative to |hᵢ| + Σ|Gᵢⱼ yⱼ|, a coordinate's of stationarity to |pⱼ| + Σ|Qⱼₖ yₖ| + Σ|Aᵢⱼ νᵢ| + Σ|Gᵢⱼ λᵢ|.
     For complementarity either sᵢ or λᵢ would have to be 0: the violation is the smaller of what that would change.
     """
-    r = residual(qp, point)
-    error = _relative(qp, point, r, _quick_sizes(qp, point))
+    products = Products.at(qp, point)
+    r = residual(qp, point, products)
+    error = _relative(qp, point, r, _quick_sizes(qp, products))
     left = ~(error <= CLEAR)
     if left.any():
         qp, point, r = select((qp, point, r), left)
@@ -136,7 +154,7 @@ def kkt_error(qp: QP, point: Point) -> Tensor:
 
 def _relative(qp: QP, point: Point, r: Residual, size: Residual) -> Tensor:
     """The largest of the residuals and complementary products relative to the sizes."""
-    error = largest(torch.cat([_ratio(a, b) for a, b in zip(r, size, strict=True)], dim=1), (1, 2))
+    error = largest(_ratio(torch.cat(r, dim=1), torch.cat(size, dim=1)), (1, 2))
     if not (point.s * point.lam).any():
         return error
     drop_wall = _ratio(point.s, size.inequality)
@@ -145,20 +163,13 @@ def _relative(qp: QP, point: Point, r: Residual, size: Residual) -> Tensor:
 
 
 def _ratio(part: Tensor, whole: Tensor) -> Tensor:
-    return torch.where(part == 0, 0, part / whole)
+    return part / whole.clamp_min(SMALLEST)
 
 
-def _quick_sizes(qp: QP, point: Point) -> Residual:
+def _quick_sizes(qp: QP, products: Products) -> Residual:
     """Less than what was added up, from the sums alone: what is small relative to this is small."""
-    y, nu, lam = point.y, point.nu, point.lam
-    Qy, Anu, Glam = times_columns(qp.Q, y), times_columns(qp.A.mT, nu), times_columns(qp.G.mT, lam)
-    dual = qp.p.abs() + Qy.abs() + Anu.abs() + Glam.abs()
-    noise = NOISE * _unit(qp, y, dual)
-    return Residual(
-        dual,
-        qp.b.abs() + times_columns(qp.A, y).abs() + times_columns(qp.A, noise).abs(),
-        qp.h.abs() + times_columns(qp.G, y).abs() + times_columns(qp.G, noise).abs(),
-    )
+    Qy, Anu, Glam, Ay, Gy = (t.abs() for t in products)
+    return Residual(qp.p.abs() + Qy + Anu + Glam, qp.b.abs() + Ay, qp.h.abs() + Gy)
 
 
 def _sizes(qp: QP, point: Point) -> Residual:
@@ -184,26 +195,25 @@ def _neighbours(A: Tensor, G: Tensor, dual: Tensor, hops: int = 2) -> Tensor:
     if not rows.shape[1]:
         return dual
     dual = torch.maximum(dual, FAINT * dual.amax(-2, keepdim=True))
-    rows = rows / rows.amax(-1, keepdim=True).clamp_min(1e-300)
+    rows = rows / rows.amax(-1, keepdim=True).clamp_min(SMALLEST)
     for _ in range(hops):
         of_rows = (torch.where(rows > 0, dual.mT, 0)).amax(-1, keepdim=True)
         dual = torch.maximum(dual, (rows * of_rows).amax(-2).unsqueeze(-1))
     return dual
 
 
-def _unit(qp: QP, y: Tensor, dual: Tensor, least: Tensor | float = 0.0) -> Tensor:
+def _unit(qp: QP, y: Tensor, dual: Tensor, least: Tensor) -> Tensor:
     """How large a change of yⱼ is that matters to its own stationarity, or the largest entry of y if that is less: an
-    entry that should be 0 is as exact as can be when it is 0 relative to this."""
+    entry that should be 0 is as exact as can be when it is 0 relative to this. The largest counts as ``least``, at
+    least."""
     curvature = qp.Q.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)
-    most = y.abs().amax(-2, keepdim=True)
-    if not isinstance(least, float):
-        most = torch.maximum(most, least)
-    return torch.where(curvature > 0, torch.minimum(dual / curvature.clamp_min(1e-300), most), most)
+    most = torch.maximum(y.abs().amax(-2, keepdim=True), least)
+    return torch.where(curvature > 0, torch.minimum(dual / curvature.clamp_min(SMALLEST), most), most)
 
 
 def _reach(qp: QP) -> Tensor:
     """How far away the walls usually are, ``(N or 1, 1, 1)``: y may be 0."""
-    return lower_quartile(qp.h.abs() / qp.G.abs().amax(-1, keepdim=True).clamp_min(1e-300))
+    return lower_quartile(qp.h.abs() / qp.G.abs().amax(-1, keepdim=True).clamp_min(SMALLEST))
 
 
 def lower_quartile(v: Tensor) -> Tensor:

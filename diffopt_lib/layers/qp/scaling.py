@@ -93,6 +93,9 @@ def _sizes(Q: Tensor, p: Tensor, b: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
     A few large entries, as of walls that are out of reach or of slacks that must not be used, do not count: next to
     them everything else would drown.
     """
+    one = p.new_ones(1, 1, 1)
+    if all(_mostly_near_one(v) for v in (_columns(Q), p, torch.cat([v.expand(len(p), -1, 1) for v in (b, h)], dim=1))):
+        return one, one
     curvature, slope = _columns(Q).amax(-2, keepdim=True), lower_quartile(p.abs())
     size = torch.broadcast_shapes(b.shape[:1], h.shape[:1])
     reach = lower_quartile(torch.cat([v.abs().expand(*size, -1, 1) for v in (b, h)], dim=1))
@@ -100,6 +103,15 @@ def _sizes(Q: Tensor, p: Tensor, b: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
     unit = _unless_near_one(reach)
     c = torch.minimum(1 / curvature, unit / slope)
     return unit, _unless_near_one(torch.where(torch.isfinite(c), c, 1))
+
+
+def _mostly_near_one(v: Tensor) -> bool:
+    """Whether no entry is large, and three quarters of each element's are not small: the quick way to say that all is
+    well."""
+    if not v.shape[-2]:
+        return True
+    v = v.abs()
+    return bool(((v > 1 / FAR).double().mean(-2) >= 0.75).all() and (v <= FAR).all())
 
 
 def _unless_near_one(size: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ from ...solution import SolverError, failed_indices
 from .derivative import Kept, KKTSystem, linear_equations
 from .interior import newton
 from .path import STEP_BACK, step_length
-from .program import QP, Point, Residual, residual
+from .program import NO_BOUND, QP, Point, Residual, residual
 
 
 def with_central_path_derivative(
@@ -48,7 +48,7 @@ def central_path_residual(
 ) -> Tensor:
     """Eq. (1) for z = (y, ν, λ), all with the same number of batch dimensions; elastic and μ ``(*batch, 1)``."""
     y, nu, lam = z.split((p.shape[-1], b.shape[-1], h.shape[-1]), dim=-1)
-    free = torch.isinf(h)
+    free = h >= NO_BOUND
     G, h = torch.where(free.unsqueeze(-1), 0, G), torch.where(free, 1, h)
     stationarity, equality = linear_equations(y, nu, lam, Q, p, A, b, G, elastic)
     slack = h + elastic * lam - contract(G, y)

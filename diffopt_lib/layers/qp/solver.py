@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...batch.products import times_columns
+from ...batch.products import largest, times_columns
 from ...batch.rows import relay, scatter, select, where
 from ...solution import INFEASIBLE, SOLVED, STUCK, UNBOUNDED, failed_indices, raise_failed
 from .confirm import confirm, error_of, improve
@@ -24,10 +24,11 @@ from .derivative import Kept
 from .dual import solve_dual
 from .embedding import Diagnosis, solve_embedded
 from .interior import interior_point
-from .program import CONFIRMED, QP, Attempt, Point
+from .program import CONFIRMED, QP, Attempt, Point, kkt_error
 from .scaling import Problem
 
 WEAKLY_ACTIVE = 1e-4  # λᵢ/sᵢ in a guess from which on an inequality may be active: both may be 0
+NEARBY = 1e5  # entries of a solution in good units
 ELASTIC = 1e-7  # how far, for a multiplier of 1, the constraints of an infeasible program give way
 FAR = 1e4  # a wall that is so many times as far away as the farthest that has to be reached is first put nearer
 
@@ -58,21 +59,25 @@ def solve(
     guess = Point(*start.double().reshape(N, n + k + 2 * m, 1).split((n, k, m, m), dim=1))
     problem = Problem.of(qp, scaling)
     attempt = find(Start(problem, guess), warm, max_iterations)
-    attempt, diagnosis, elastic = _explain(problem, attempt, tolerance, max_iterations, on_failure == "closest")
-    status, error = diagnosis.status.reshape(batch), attempt.error.reshape(batch)
-    if on_failure != "nan":
-        _raise(status, error, tolerance)
-    _warn((status == SOLVED) & ~(error <= CONFIRMED))
+    status, elastic, *proofs = _as_solved(attempt)
+    left = ~_is_confirmed(attempt)
+    if left.any():
+        attempt, (status, *proofs) = _go_on(problem, attempt, left, tolerance, max_iterations)
+        if on_failure == "closest":
+            attempt, status, elastic = _relax(problem, attempt, status, tolerance, max_iterations)
+        if on_failure != "nan":
+            _raise(status.reshape(batch), attempt.error.reshape(batch), tolerance)
+        _warn(((status == SOLVED) & ~_is_confirmed(attempt)).reshape(batch))
 
-    point, failed = attempt.point, diagnosis.status != SOLVED
+    point, failed = attempt.point, status != SOLVED
     z = torch.cat([point.y, point.nu, point.lam], dim=1)
     # All rows of a failed element count as active, so that its NaN reaches the gradient of every argument.
     active = (point.lam > point.s) | failed[:, None, None]
     vectors = (z.to(start.dtype), active, elastic.to(start.dtype))
     return (
         *(v.reshape(*batch, v.shape[1]) for v in vectors),
-        *(status, attempt.iterations.reshape(batch), error.to(start.dtype)),
-        *(v.reshape(*batch, v.shape[1]).to(start.dtype) for v in diagnosis[1:]),
+        *(v.reshape(batch) for v in (status, attempt.iterations, attempt.error.to(start.dtype))),
+        *(v.reshape(*batch, v.shape[1]).to(start.dtype) for v in proofs),
     )
 
 
@@ -82,18 +87,29 @@ def find(start: Start, warm: bool, max_iterations: int) -> Attempt:
 
     def through_the_dual(start: Start, *_: Attempt) -> Attempt:
         nearer = _nearer(start.problem.scaled)
-        return _in_given_units(start.problem, nearer, *solve_dual(nearer, max_iterations))
+        point, iterations = solve_dual(nearer, max_iterations)
+        if (
+            nearer is start.problem.qp
+            and (largest(torch.cat([point.y, point.nu, point.lam], 1), (1, 2)) < NEARBY).all()
+        ):
+            # It is complementary, and in good units what is nearby is no mirage: :func:`error_of` would be dearer.
+            return Attempt(point, kkt_error(nearer, point), iterations)
+        return _in_given_units(start.problem, nearer, point, iterations)
 
     def directly(start: Start, *_: Attempt) -> Attempt:
         nearer = _nearer(start.problem.scaled)
-        point, _, iterations = interior_point(nearer, len(start.guess.y), max_iterations)
+        point, _error, iterations = interior_point(nearer, len(start.guess.y), max_iterations)
         return _in_given_units(start.problem, nearer, point, iterations)
 
     qp = start.problem.qp
     if 0 < qp.G.shape[-2] <= 2 * qp.Q.shape[-1]:  # the dual is not much larger
         attempts += [through_the_dual, _improve]
     attempts.append(directly)
-    return relay(start, attempts, lambda attempt: attempt.error <= CONFIRMED)
+    return relay(start, attempts, _is_confirmed)
+
+
+def _is_confirmed(attempt: Attempt) -> Tensor:
+    return attempt.error <= CONFIRMED
 
 
 def _from_guess(start: Start) -> Attempt:
@@ -118,7 +134,7 @@ def _improve(start: Start, attempt: Attempt) -> Attempt:
 def _nearer(qp: QP) -> QP:
     """The program with walls that are far away moved to where they still ought to be out of reach. A solution that does
     not touch them is one of the program itself; one that does will be refused there."""
-    if not qp.h.numel():
+    if not qp.h.numel() or qp.h.amax() <= FAR:
         return qp
     reach = torch.cat([qp.b.abs().expand(len(qp.p), -1, 1), -qp.h.expand(len(qp.p), -1, 1)], dim=1)
     far = FAR * (1 + reach.amax(1, keepdim=True).clamp_min(0))
@@ -134,32 +150,40 @@ def _in_given_units(problem: Problem, solved: QP, point: Point, iterations: Tens
     return Attempt(point, error_of(problem.qp, point), iterations)
 
 
-def _explain(
-    problem: Problem, attempt: Attempt, tolerance: float, max_iterations: int, closest: bool
-) -> tuple[Attempt, Diagnosis, Tensor]:
-    """What became of each element, after the embedding has had its turn. If ``closest``, the infeasible ones are solved
-    with elastic constraints instead, and their ε ``(N, 1)`` tells them apart."""
-    left = ~(attempt.error <= CONFIRMED)
+def _as_solved(attempt: Attempt) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The status, the elasticity ``(N, 1)`` and the certificates of elements that are solved."""
     y, nu, lam = attempt.point.y, attempt.point.nu, attempt.point.lam
-    nothing = (torch.full_like(torch.cat([nu, lam], dim=1), torch.nan), torch.full_like(y, torch.nan))
-    diagnosis = Diagnosis(torch.full_like(attempt.iterations, SOLVED), *nothing)
-    elastic = torch.zeros_like(y[:, :1, 0])
-    if not left.any():
-        return attempt, diagnosis, elastic
+    status = torch.full_like(attempt.iterations, SOLVED)
+    multipliers = y.new_full((len(y), nu.shape[1] + lam.shape[1], 1), torch.nan)
+    return status, torch.zeros_like(y[:, :1, 0]), multipliers, torch.full_like(y, torch.nan)
+
+
+def _go_on(
+    problem: Problem, attempt: Attempt, left: Tensor, tolerance: float, max_iterations: int
+) -> tuple[Attempt, Diagnosis]:
+    """The embedding's turn at the elements that are left. A point that it can't confirm counts as solved, too, if it is
+    within the tolerance."""
+    status, _, *proofs = _as_solved(attempt)
     here = select(attempt, left)
-    found, of_found = solve_embedded(select(problem, left), max_iterations)
+    found, diagnosis = solve_embedded(select(problem, left), max_iterations)
     found = where(found.error <= here.error, found, here)
-    good = (of_found.status == STUCK) & (found.error <= tolerance)
-    of_found = of_found._replace(status=torch.where(good, SOLVED, of_found.status))
-    attempt, diagnosis = scatter((attempt, diagnosis), left, (found, of_found))
-    infeasible = diagnosis.status == INFEASIBLE
-    if closest and infeasible.any():
-        elastic = torch.where(infeasible[:, None], ELASTIC, elastic)
-        part = replace(select(problem.qp, infeasible), elastic=elastic[infeasible].unsqueeze(-1))
-        attempt = scatter(attempt, infeasible, interior_point(part, int(infeasible.sum()), max_iterations))
-        now = torch.where(attempt.error <= tolerance, SOLVED, STUCK)
-        diagnosis = diagnosis._replace(status=torch.where(infeasible, now, diagnosis.status))
-    return attempt, diagnosis, elastic
+    good = (diagnosis.status == STUCK) & (found.error <= tolerance)
+    diagnosis = diagnosis._replace(status=torch.where(good, SOLVED, diagnosis.status))
+    return scatter((attempt, Diagnosis(status, *proofs)), left, (found, diagnosis))
+
+
+def _relax(
+    problem: Problem, attempt: Attempt, status: Tensor, tolerance: float, max_iterations: int
+) -> tuple[Attempt, Tensor, Tensor]:
+    """The infeasible elements solved with elastic constraints instead; their ε ``(N, 1)`` tells them apart."""
+    infeasible = status == INFEASIBLE
+    elastic = torch.where(infeasible, ELASTIC, 0.0).to(attempt.error).unsqueeze(-1)
+    if not infeasible.any():
+        return attempt, status, elastic
+    part = replace(select(problem.qp, infeasible), elastic=elastic[infeasible].unsqueeze(-1))
+    attempt = scatter(attempt, infeasible, interior_point(part, int(infeasible.sum()), max_iterations))
+    now = torch.where(attempt.error <= tolerance, SOLVED, STUCK)
+    return attempt, torch.where(infeasible, now, status), elastic
 
 
 def _raise(status: Tensor, error: Tensor, tolerance: float) -> None:
