@@ -56,8 +56,8 @@ class QPSolution:
         inequality_dual: λ ≥ 0, ``(*batch, m)``.
         slack: h − Gy ≥ 0, ``(*batch, m)``.
         value: ½ yᵀQy + pᵀy, ``(*batch,)``. These five carry gradients.
-        converged, iterations, residual: ``(*batch,)``; the residual is the largest violation of the KKT conditions, each
-            relative to what was added up to get it: |hᵢ| + Σ|Gᵢⱼ yⱼ| for an inequality, and so on.
+        converged, iterations, residual: ``(*batch,)``; the residual is the largest violation of the KKT conditions,
+            each relative to what was added up to get it: |hᵢ| + Σ|Gᵢⱼ yⱼ| for an inequality, and so on.
         status: ``(*batch,)``, int64: 1 solved, 2 infeasible, 3 unbounded, 4 not converged.
         infeasible_because: (ν, λ) with λ ≥ 0, Aᵀν + Gᵀλ = 0 and bᵀν + hᵀλ = −1 where the program was found to be
             infeasible, ``(*batch, k + m)``, NaN elsewhere.
