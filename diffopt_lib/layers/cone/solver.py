@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...batch.products import dot
+from ...batch.products import dot, largest
 from ...batch.rows import relay, scatter, select
 from ...batch.rows import where as choose
 from ...solution import INFEASIBLE, RUNNING, SOLVED, STUCK, UNBOUNDED, failed_indices, raise_failed
@@ -23,7 +23,7 @@ from .certificate import proves_infeasible, proves_unbounded, rounded, sharpen_i
 from .embedding import Point, begin
 from .interior import extrapolate, follow
 from .outside import is_quicker, start
-from .program import Program, Triple, magnitudes
+from .program import MOST, Program, Triple, magnitudes
 from .refine import CONFIRMED, refine
 from .scaling import Scaling, balance, equilibrate
 
@@ -78,7 +78,8 @@ def solve(
         attempts.append(partial(_from_outside, cones=cones))
     attempts += [partial(_along_the_path, cones=cones, settings=settings, target=target) for target in TARGETS]
     found = relay(problem, attempts, lambda found: found.status != RUNNING)
-    good_enough = torch.where(found.error <= max(settings.tolerance, AT_THE_END), SOLVED, STUCK)
+    here = largest(torch.cat(found.at, dim=-1)) <= MOST  # and not on the way to infinity
+    good_enough = torch.where(here & (found.error <= max(settings.tolerance, AT_THE_END)), SOLVED, STUCK)
     found = found._replace(status=torch.where(found.status == RUNNING, good_enough, found.status))
     _complain(found, batch, settings)
     return tuple(t.reshape(batch + t.shape[1:]) for t in _results(problem, found, cones))
