@@ -74,6 +74,11 @@ def scatter(state: State, where: Tensor, part: State) -> State:
     return map_rows(put, state, part)
 
 
+def only_on(mask: Tensor, f: Callable[[State], Result], state: State, otherwise: Result) -> Result:
+    """``otherwise``, but for the elements where the mask ``(N,)`` is True: there f of what the state has of them."""
+    return scatter(otherwise, mask, f(select(state, mask))) if mask.any() else otherwise
+
+
 def iterate(
     state: State,
     look: Callable[[State, int], tuple[State, Tensor, Result]],

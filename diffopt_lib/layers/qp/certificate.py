@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ...batch.products import largest, times_columns
-from ...batch.rows import select
+from ...batch.rows import only_on
 from .program import QP, Point
 
 ZERO = 1e-14  # of what was added up: what counts as 0
@@ -61,11 +61,13 @@ def is_mirage(qp: QP, point: Point) -> Tensor:
     reach = torch.maximum(largest(qp.b, (1, 2)), largest(torch.where(point.s > 0, 0, qp.h), (1, 2)))
     far = reach <= DROWNED * (largest(A, (1, 2)) + largest(G, (1, 2))) * y.abs().sum((1, 2))
     suspect = of_lam | of_y | far
-    if not suspect.any():
-        return suspect
-    part, here = select((qp, point), suspect)
-    proved = proves_infeasible(part, here.nu, here.lam, DROWNED) | proves_unbounded(part, here.y, DROWNED)
-    return suspect.masked_scatter(suspect, proved | _is_drowned(part, here))
+    return only_on(suspect, _is_proved_but_for_rounding, (qp, point), suspect)
+
+
+def _is_proved_but_for_rounding(of: tuple[QP, Point]) -> Tensor:
+    qp, at = of
+    proved = proves_infeasible(qp, at.nu, at.lam, DROWNED) | proves_unbounded(qp, at.y, DROWNED)
+    return proved | _is_drowned(qp, at)
 
 
 def _is_drowned(qp: QP, point: Point) -> Tensor:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ...batch.products import times_columns
-from ...batch.rows import iterate, select, where
+from ...batch.rows import iterate, only_on, where
 from .certificate import is_mirage
 from .kkt import solve_exactly, solve_sturdily
 from .program import CONFIRMED, QP, Point, Step, kkt_error, residual
@@ -60,14 +60,14 @@ def confirm(
 def error_of(qp: QP, point: Point) -> Tensor:
     """The KKT error ``(N,)``, infinite for what only seems to be a solution. It is more than CONFIRMED for a point that
     is not complementary."""
+
+    def second_look(at: tuple[QP, Point, Tensor]) -> Tensor:
+        qp, point, error = at
+        complementary = ~((point.s > 0) & (point.lam > 0)).any(1).squeeze(-1)
+        return torch.where(is_mirage(qp, point), torch.inf, torch.where(complementary, error, 2 * CONFIRMED))
+
     error = kkt_error(qp, point)
-    fine = error <= CONFIRMED
-    if not fine.any():
-        return error
-    part, here = select((qp, point), fine)
-    complementary = ~((here.s > 0) & (here.lam > 0)).any(1).squeeze(-1)
-    of_fine = torch.where(complementary, error[fine], 2 * CONFIRMED)
-    return error.masked_scatter(fine, torch.where(is_mirage(part, here), torch.inf, of_fine))
+    return only_on(error <= CONFIRMED, second_look, (qp, point, error), error)
 
 
 def on_active_set(qp: QP, near: Point, active: Tensor, solve: Solve) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ...batch import shapes
 from ...batch.products import largest, times_columns
-from ...batch.rows import select
+from ...batch.rows import only_on
 
 # A point is confirmed where one of sᵢ and λᵢ is exactly 0 and no violation is larger than this relative to what was
 # added up to get it: its active set is right, as far as float64 can tell.
@@ -145,10 +145,12 @@ def kkt_error(qp: QP, point: Point) -> Tensor:
     products = Products.at(qp, point)
     r = residual(qp, point, products)
     error = _relative(qp, point, r, _quick_sizes(qp, products))
-    left = ~(error <= CLEAR)
-    if left.any():
-        qp, point, r = select((qp, point, r), left)
-        error = error.masked_scatter(left, _relative(qp, point, r, _sizes(qp, point)))
+
+    def exactly(of: tuple[QP, Point, Residual]) -> Tensor:
+        qp, point, r = of
+        return _relative(qp, point, r, _sizes(qp, point))
+
+    error = only_on(~(error <= CLEAR), exactly, (qp, point, r), error)
     return error
 
 
