@@ -120,6 +120,8 @@ def sharpen_direction(qp: QP, at: Candidate) -> Tensor:
 
 def _into_kernel(M: Tensor, z: Tensor) -> Tensor:
     """The nearest point of the kernel of M, in the units of the entries of z; those that are 0 stay 0."""
+    if not z.shape[1]:
+        return z
     units = torch.where(z.abs() > SUPPORT * z.abs().amax(1, keepdim=True), z.abs(), 0)
     if not M.shape[1]:
         return torch.where(units > 0, z, 0)
