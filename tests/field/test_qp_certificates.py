@@ -142,3 +142,27 @@ def test_what_is_unbounded_is_proved_so(rank):
     torch.testing.assert_close((p * d).sum(-1), -torch.ones(10, dtype=DOUBLE))
     assert (torch.einsum("bmn,bn->bm", G, d) <= 1e-12 * d.norm(dim=-1, keepdim=True)).all()
     assert (torch.einsum("bij,bj->bi", M @ M.mT, d).abs() <= 1e-12 * d.norm(dim=-1, keepdim=True)).all()
+
+
+INDEFINITE = [
+    ("a saddle", [[2.0, 0.0], [0.0, -3.0]], {}),
+    ("held by walls", [[-1.0, 0.0], [0.0, 1.0]], {"G": [[1.0, 0.0], [-1.0, 0.0]], "h": [1.0, 1.0]}),
+    ("not on the line", [[1.0, 0.0], [0.0, -2.0]], {"A": [[1.0, 1.0]], "b": [0.3]}),
+]
+
+
+@pytest.mark.parametrize("name, Q, rows", INDEFINITE, ids=[name for name, *_ in INDEFINITE])
+def test_a_program_that_is_not_convex_is_refused(name, Q, rows):
+    rows = {key: torch.tensor(value, dtype=torch.float64) for key, value in rows.items()}
+    with pytest.raises(ValueError, match="Q must be positive semidefinite"):
+        solve_qp(torch.tensor(Q, dtype=torch.float64), torch.tensor([0.2, 1.0], dtype=torch.float64), **rows)
+
+
+def test_a_matrix_that_equalities_make_convex_or_rounding_made_indefinite_is_taken():
+    Q, p = torch.diag(torch.tensor([1.0, -2.0], dtype=torch.float64)), torch.tensor([0.5, 1.0], dtype=torch.float64)
+    held = solve_qp(Q, p, A=torch.tensor([[0.0, 1.0]], dtype=torch.float64), b=torch.tensor([0.7], dtype=torch.float64))
+    torch.testing.assert_close(held.y, torch.tensor([-0.5, 0.7], dtype=torch.float64))
+    v = torch.tensor([[1.0], [2.0]], dtype=torch.float64)
+    line = v @ v.mT - 1e-13 * torch.eye(2, dtype=torch.float64)
+    y = solve_qp(line, -v[:, 0], G=-torch.eye(2, dtype=torch.float64), h=torch.zeros(2, dtype=torch.float64)).y
+    torch.testing.assert_close(y @ v[:, 0], torch.tensor(1.0, dtype=torch.float64))

@@ -30,6 +30,7 @@ from .scaling import Problem
 WEAKLY_ACTIVE = 1e-4  # λᵢ/sᵢ in a guess from which on an inequality may be active: both may be 0
 NEARBY = 1e5  # entries of a solution in good units
 ELASTIC = 1e-7  # how far, for a multiplier of 1, the constraints of an infeasible program give way
+CONVEX = 1e-7  # what a matrix may have below 0, relative to its largest entry, when rounding made it so
 FAR = 1e4  # a wall that is so many times as far away as the farthest that has to be reached is first put nearer
 
 
@@ -97,6 +98,7 @@ def find(start: Start, warm: bool, max_iterations: int) -> Attempt:
         return _in_given_units(start.problem, nearer, point, iterations)
 
     def directly(start: Start, *_: Attempt) -> Attempt:
+        check_convex(start.problem.scaled)
         nearer = _nearer(start.problem.scaled)
         point, _error, iterations = interior_point(nearer, len(start.guess.y), max_iterations)
         return _in_given_units(start.problem, nearer, point, iterations)
@@ -110,6 +112,27 @@ def find(start: Start, warm: bool, max_iterations: int) -> Attempt:
 
 def _is_confirmed(attempt: Attempt) -> Tensor:
     return attempt.error <= CONFIRMED
+
+
+def check_convex(qp: QP) -> None:
+    """Raise where Q, of size about 1, has a negative eigenvalue along a direction with Ad = 0: a point that satisfies
+    the optimality conditions would prove nothing. (Whom the dual method solves has a Cholesky factor of Q.)"""
+    size = largest(qp.Q, (1, 2)).clamp_min(1e-300)[:, None, None]
+    Q = qp.Q / size
+    _, info = torch.linalg.cholesky_ex(Q + CONVEX * torch.eye(Q.shape[-1], dtype=Q.dtype, device=Q.device))
+    if not (info > 0).any():
+        return
+    size = torch.broadcast_shapes(Q.shape[:1], qp.A.shape[:1])
+    Q, A = (t.expand(*size, -1, -1) for t in (Q, qp.A))
+    _, S, Vh = torch.linalg.svd(A.mT @ A)  # whose rows span Rⁿ, also where A has none
+    held = S > CONVEX**2 * S[:, :1].clamp_min(1e-300)
+    free = ~held.unsqueeze(-1) * Vh
+    lowest = torch.linalg.eigvalsh(free @ Q @ free.mT)[:, 0]
+    if (lowest < -CONVEX).any():
+        raise ValueError(
+            "Q must be positive semidefinite on the directions that Ay = b leaves free, got a matrix with a negative "
+            f"eigenvalue, {lowest.min().item():.1e} times its largest entry"
+        )
 
 
 def _from_guess(start: Start) -> Attempt:
