@@ -58,14 +58,14 @@ def names(statement: ast.AST) -> tuple[set[str], set[str]]:
 def needed(path: Path) -> list[ast.stmt]:
     """The statements of the cells with an explorer, and before them those that set what they read."""
     listed = list(statements(path))
-    if path.relative_to(ROOT).as_posix() in TRAINED:
-        return [statement for _, statement in listed]
     wanted_cells = {
         number
         for number, statement in listed
         if any(isinstance(node, ast.Name) and node.id == "Explorer" for node in ast.walk(statement))
         and not isinstance(statement, ast.ImportFrom)
     }
+    if path.relative_to(ROOT).as_posix() in TRAINED:
+        return [statement for number, statement in listed if number <= max(wanted_cells)]
     kept, wanted = [], {"torch", "plt"}
     for number, statement in reversed(listed):
         written, read = names(statement)
