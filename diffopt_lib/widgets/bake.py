@@ -90,6 +90,7 @@ def measure(
     tests of the page."""
     generator = np.random.default_rng(seed)
     marks = [entry.name for entry in solver.entries if entry.scalars is None]
+    drawn = [entry.name for entry in solver.entries if entry.scalars is None and entry.mark.kind != "readout"]
     baked.error = {name: 0.0 for name in marks if baked.tables[name].strings is None}
     for probe in probes:
         for name in baked.error:
@@ -101,7 +102,7 @@ def measure(
             note_error(baked, name, context, solution[name])
         if len(baked.checks) < checks and not any(baked.read(name, context)[1] for name in marks):
             baked.checks.append(
-                (context, {name: solution[name] for name in marks if solution[name].size <= check_entries})
+                (context, {name: solution[name] for name in drawn if solution[name].size <= check_entries})
             )
     baked.error = {name: SAFETY * worst for name, worst in baked.error.items()}
 
