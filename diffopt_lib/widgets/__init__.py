@@ -31,8 +31,8 @@ A chapter's widget is a matplotlib figure, controls that move the context x, mar
     )
 
 as the last expression of a cell. `solve` runs about twice per grid node (once for the table, once for the search for
-jumps), so keep it in the millisecond range or lower the controls' `steps`. See `marks` for the arrays and `Explorer`
-for the rest.
+jumps), so keep it in the millisecond range or lower the controls' `steps`; or hand over the same function in JavaScript
+as `page_solve`, with which the page solves for itself. See `marks` for the arrays and `Explorer` for the rest.
 """
 
 from diffopt_lib.widgets.controls import Choice, Pad, Slider

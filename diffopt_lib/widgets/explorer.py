@@ -17,11 +17,13 @@ import ipywidgets
 import numpy as np
 
 from diffopt_lib.widgets import figure as drawing
-from diffopt_lib.widgets.bake import Baked, Solve, Solver, bake, entries
+from diffopt_lib.widgets.bake import bake
 from diffopt_lib.widgets.controls import Choice, Control, Pad, complete, plain
 from diffopt_lib.widgets.javascript import bundle
+from diffopt_lib.widgets.jumps import Baked
 from diffopt_lib.widgets.marks import Mark
 from diffopt_lib.widgets.page_solve import PageSolved, solve_in_page
+from diffopt_lib.widgets.solver import Solve, Solver, entries
 from diffopt_lib.widgets.table import FINE
 
 if TYPE_CHECKING:

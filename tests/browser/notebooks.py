@@ -10,6 +10,8 @@ from typing import Any
 import diffopt_lib.widgets
 
 ROOT = Path(__file__).resolve().parents[2]
+TRAINED = ("book/arm.ipynb",)
+"""Where what the explorer needs is changed by the steps of an optimizer: all of it is executed."""
 
 
 class Recorder(SimpleNamespace):
@@ -62,6 +64,8 @@ def needed(path: Path) -> list[ast.stmt]:
         if any(isinstance(node, ast.Name) and node.id == "Explorer" for node in ast.walk(statement))
         and not isinstance(statement, ast.ImportFrom)
     }
+    if path.relative_to(ROOT).as_posix() in TRAINED:
+        return [statement for number, statement in listed if number <= max(wanted_cells)]
     kept, wanted = [], {"torch", "plt"}
     for number, statement in reversed(listed):
         written, read = names(statement)

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from diffopt_lib.widgets import Arrows, Choice, HeatMap, Image, Pad, Points, Polyline, Slider, Text
-from diffopt_lib.widgets.bake import PROBES, SAFETY, SNAPPED, Solver, bake, entries
+from diffopt_lib.widgets.bake import PROBES, SAFETY, bake
+from diffopt_lib.widgets.jumps import SNAPPED
+from diffopt_lib.widgets.solver import Solver, entries
 from diffopt_lib.widgets.table import quantise
 
 LINEAR = {"low": 0.0, "high": 1.0, "log": False}
