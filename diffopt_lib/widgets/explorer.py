@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import base64
 import html
-import itertools
 import json
 import time
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,13 +16,13 @@ import numpy as np
 
 from diffopt_lib.widgets import figure as drawing
 from diffopt_lib.widgets.bake import bake
-from diffopt_lib.widgets.controls import Choice, Control, Pad, complete, plain
+from diffopt_lib.widgets.contexts import check_names, exact_contexts, read_preset
+from diffopt_lib.widgets.controls import Control, Pad, complete, plain
 from diffopt_lib.widgets.javascript import bundle
-from diffopt_lib.widgets.jumps import Baked
 from diffopt_lib.widgets.marks import Mark
-from diffopt_lib.widgets.page_solve import PageSolved, solve_in_page
+from diffopt_lib.widgets.page_solve import solve_in_page
+from diffopt_lib.widgets.payload import check_size, describe, pack
 from diffopt_lib.widgets.solver import Solve, Solver, entries
-from diffopt_lib.widgets.table import FINE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -209,119 +207,6 @@ def read(name: str) -> str:
     return (HERE / name).read_text(encoding="utf-8")
 
 
-def check_names(figure: Figure, controls: Sequence[Control], marks: Sequence[Mark]) -> None:
-    names = [control.name for control in controls]
-    if len(set(names)) < len(names):
-        raise ValueError(f"controls must have distinct names, got {names}")
-    names = [mark.name for mark in marks]
-    if len(set(names)) < len(names):
-        raise ValueError(f"marks must have distinct names, got {names}")
-    placed: list[Mark | Pad] = [*marks, *(control for control in controls if isinstance(control, Pad))]
-    for item in placed:
-        if not 0 <= item.axes < len(figure.axes):
-            raise ValueError(f"{item.name!r}: axes={item.axes}, but the figure has {len(figure.axes)} axes")
-    for mark in marks:
-        position = getattr(mark, "position", None)
-        if isinstance(position, str) and not any(m.name == position and m.kind == "points" for m in marks):
-            raise ValueError(f"mark {mark.name!r}: position={position!r} is not the name of a Points mark")
-
-
-def read_preset(controls: Sequence[Control], name: str, preset: Mapping) -> dict:
-    """The preset's full context (what it does not name at its default), its anchor, and what the page is told."""
-    changes = {key: value for key, value in preset.items() if key not in ("anchor", "note")}
-    try:
-        context = complete(controls, changes)
-        anchor = complete(controls, {**context, **preset["anchor"]}) if "anchor" in preset else None
-    except ValueError as error:
-        raise ValueError(f"preset {name!r}: {error}") from None
-    shown = {"set": plain({key: context[key] for key in changes}), "note": str(preset.get("note", ""))}
-    if anchor is None:
-        return {"context": context, "shown": shown}
-    return {"context": context, "anchor": anchor, "shown": {**shown, "anchor": plain(anchor)}}
-
-
-def exact_contexts(
-    controls: Sequence[Control], start: Mapping, anchors: Sequence[Mapping], named: Mapping
-) -> list[dict]:
-    """Contexts that the page shows without interpolation: the start, the presets, and the anchors for every choice."""
-    choices = [control for control in controls if isinstance(control, Choice)]
-    contexts = [dict(start), *(preset["context"] for preset in named.values())]
-    for anchor in anchors:
-        for options in itertools.product(*(control.options for control in choices)):
-            contexts.append({**anchor, **{c.name: option for c, option in zip(choices, options, strict=True)}})
-    distinct = {json.dumps(plain(context)): context for context in contexts}
-    return list(distinct.values())
-
-
-def pack(baked: Baked) -> tuple[bytes, dict]:
-    """All tables in one deflated block of bytes, and what the page is told about them."""
-    blocks, specs, offset = [], {}, 0
-    for name, table in baked.tables.items():
-        codes = np.ascontiguousarray(table.codes.astype(table.codes.dtype.newbyteorder("<")))
-        jumps = np.asarray(table.jumps, dtype=np.uint8)
-        blocks += [codes.tobytes(), jumps.tobytes()]
-        specs[name] = {
-            "shape": list(table.shape),
-            "size": table.codes.shape[1],
-            "byte": table.codes.dtype == np.uint8,
-            "codes": offset,
-            "jumps": offset + codes.nbytes,
-            "low": table.low.tolist(),
-            "step": table.step.tolist(),
-            "span": table.span.tolist(),
-            "nan": table.nan,
-            "log": table.log.tolist(),
-            "strings": table.strings,
-        }
-        offset += codes.nbytes + jumps.nbytes
-    stored = {
-        "page": None,
-        "nodes": baked.nodes,
-        "extras": [plain(context) for context in baked.extras],
-        "fine": {"cells": list(baked.fine), "rows": list(baked.fine.values()), "parts": FINE},
-        "tables": specs,
-        "error": baked.error,
-        "checks": check_list(baked.checks),
-    }
-    return zlib.compress(b"".join(blocks), 9), stored
-
-
-def describe(solved: PageSolved) -> dict:
-    """What the page is told about solutions that it computes itself."""
-    specs = {
-        name: {
-            "shape": list(shape),
-            "low": solved.low[name].tolist(),
-            "span": solved.span[name].tolist(),
-            "log": solved.log[name].tolist(),
-        }
-        for name, shape in solved.shapes.items()
-    }
-    return {
-        "page": {"source": solved.source, "data": solved.data},
-        "tables": specs,
-        "error": solved.error,
-        "checks": check_list(solved.checks),
-    }
-
-
-def check_list(checks: Sequence[tuple[dict, dict]]) -> list[dict]:
-    return [
-        {"context": plain(context), "marks": {name: as_list(array) for name, array in arrays.items()}}
-        for context, arrays in checks
-    ]
-
-
-def check_size(baked: Baked, table: bytes, limit: int) -> None:
-    size = len(base64.b64encode(table))
-    if size > limit:
-        raise ValueError(
-            f"the widget would store {size:,} bytes, more than {limit:,}: {baked.nodes} nodes × "
-            f"{sum(table.codes.shape[1] for table in baked.tables.values()):,} numbers. "
-            "Use fewer `steps`, fewer controls, or coarser marks; or bring a `page_solve`, which needs no table"
-        )
-
-
 def resolve_color(color: str) -> str:
     """A colour for both themes: black becomes the page's ink."""
     from matplotlib.colors import to_hex
@@ -338,13 +223,6 @@ def mark_spec(mark: Mark) -> dict:
 def control_spec(control: Control) -> dict:
     spec = control.spec()
     return {**spec, "color": resolve_color(control.color)} if isinstance(control, Pad) else spec
-
-
-def as_list(array: np.ndarray) -> list:
-    """Flat, with null for NaN."""
-    if array.dtype == object:
-        return list(array.ravel())
-    return [None if np.isnan(v) else float(f"{v:.9g}") for v in array.ravel()]
 
 
 def close(figure: Figure) -> None:

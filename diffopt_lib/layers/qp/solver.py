@@ -125,7 +125,7 @@ def check_convex(qp: QP) -> None:
     size = torch.broadcast_shapes(Q.shape[:1], qp.A.shape[:1])
     Q, A = (t.expand(*size, -1, -1) for t in (Q, qp.A))
     _, S, Vh = torch.linalg.svd(A.mT @ A)  # whose rows span Rⁿ, also where A has none
-    held = S > CONVEX**2 * S[:, :1].clamp_min(1e-300)
+    held = CONVEX**2 * S[:, :1].clamp_min(1e-300) < S
     free = ~held.unsqueeze(-1) * Vh
     lowest = torch.linalg.eigvalsh(free @ Q @ free.mT)[:, 0]
     if (lowest < -CONVEX).any():
