@@ -28,7 +28,8 @@ CHROMIUM_FLAGS = [
 
 @pytest.fixture(autouse=True)
 def seeded() -> None:
-    """Every test starts from the same seeds, whatever ran before it: the tests run in random order."""
+    """Every test starts from the same seeds and torch's own dtype, whatever ran before it: the order is random."""
+    torch.set_default_dtype(torch.float32)
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)

@@ -21,6 +21,7 @@ PACKAGE = "diffopt_lib"
 ROOT = Path(importlib.import_module(PACKAGE).__file__ or "").parents[1]
 REFERENCE = re.compile(rf"{PACKAGE}(?:/[\w/]+\.\w+|(?:\.\w+)+)")
 INLINE_CODE = re.compile(rf"`({REFERENCE.pattern})`")
+LINKED: set[Path] = set()  # the files that some page of this build links to
 
 
 def source_of(text: str) -> tuple[Path, int] | None:
@@ -63,6 +64,7 @@ class LinkSources(SphinxPostTransform):
             source = source_of(literal.astext()) if REFERENCE.fullmatch(literal.astext()) else None
             if source and not isinstance(literal.parent, nodes.reference):
                 file, line = source
+                LINKED.add(file)
                 target = relative_uri(here, self.app.builder.get_target_uri(page_of(file)))
                 link = nodes.reference("", "", internal=True, refuri=f"{target}#line-{line}", classes=["source"])
                 literal.replace_self(link)
@@ -70,10 +72,8 @@ class LinkSources(SphinxPostTransform):
 
 
 def source_pages(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
-    """A page for every file that the book refers to."""
-    texts = (app.env.doc2path(name) for name in app.env.found_docs)
-    references = {found for text in texts for found in INLINE_CODE.findall(Path(text).read_text(encoding="utf-8"))}
-    for file in sorted({source[0] for text in references if (source := source_of(text))}):
+    """A page for every file that a page refers to, in its text or in a docstring that it shows."""
+    for file in sorted(LINKED):
         code = (ROOT / file).read_text(encoding="utf-8")
         lines = app.builder.highlighter.highlight_block(code, "python", linenos="inline", lineanchors="line")
         yield page_of(file), {"title": file.as_posix(), "body": f"<h1>{file.as_posix()}</h1>{lines}"}, "page.html"
@@ -82,4 +82,4 @@ def source_pages(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
 def setup(app: Sphinx) -> dict[str, bool]:
     app.add_post_transform(LinkSources)
     app.connect("html-collect-pages", source_pages)
-    return {"parallel_read_safe": True, "parallel_write_safe": True}
+    return {"parallel_read_safe": True, "parallel_write_safe": False}  # LINKED is filled while pages are written

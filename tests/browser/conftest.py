@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 HTML = Path(__file__).resolve().parents[2] / "_build" / "html"
 
@@ -21,6 +22,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("measured in Chromium")
         for line in sorted(measured):
             terminalreporter.line(line)
+
+
+@pytest.fixture(autouse=True)
+def chapters_dtype(seeded: None) -> None:
+    """What a chapter computes when a test calls its functions is in the dtype that chapters set."""
+    torch.set_default_dtype(torch.float64)
 
 
 @pytest.fixture(scope="session")
