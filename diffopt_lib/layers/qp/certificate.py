@@ -22,7 +22,7 @@ ZERO = 1e-14  # of what was added up: what counts as 0
 NEGATIVE = 1e-9  # of what was added up: how far below 0 a negative sum has to be
 DROWNED = 1e-10  # of what was added up: where next to nothing is left of a sum
 ROUNDING = torch.finfo(torch.float64).eps
-LOST = 1e-3  # of the objective's share, that the rounding of multipliers may be
+LOST = 1e-5  # of the objective's share, that the rounding of multipliers may be
 SUPPORT = 1e-9  # entries of a candidate that are smaller, relative to its largest, are taken for 0
 
 

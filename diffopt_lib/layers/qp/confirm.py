@@ -22,6 +22,7 @@ from .certificate import is_mirage
 from .kkt import solve_exactly, solve_sturdily
 from .program import CONFIRMED, QP, Point, Step, kkt_error, residual
 
+TEMPTING = 1e-6  # error from which on a point might be taken for a solution
 ROUNDS = 3  # of changing sides
 Solve = Callable[[QP, Tensor, Tensor, Step], tuple[Step, Tensor]]
 
@@ -79,10 +80,10 @@ def error_of(qp: QP, point: Point) -> Tensor:
     def second_look(at: tuple[QP, Point, Tensor]) -> Tensor:
         qp, point, error = at
         complementary = ~((point.s > 0) & (point.lam > 0)).any(1).squeeze(-1)
-        return torch.where(is_mirage(qp, point), torch.inf, torch.where(complementary, error, 2 * CONFIRMED))
+        return torch.where(is_mirage(qp, point), torch.inf, torch.where(complementary, error, error + 2 * CONFIRMED))
 
     error = kkt_error(qp, point)
-    return only_on(error <= CONFIRMED, second_look, (qp, point, error), error)
+    return only_on(error <= TEMPTING, second_look, (qp, point, error), error)
 
 
 def on_active_set(qp: QP, near: Point, active: Tensor, solve: Solve) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -5,8 +5,8 @@ longer do: in double precision, taken at its word, the first is unbounded and th
 
 - a Q that is indefinite by no more than rounding, in the units where its diagonal is 1, counts as Q + ε diag(Q) with
   an ε of the size of the rounding;
-- equations Ay = b whose rows are dependent and that contradict each other by no more than rounding count as Ay = b′ with
-  the nearest b′ for which they have a solution, in the units where the largest entry of every row of A is 1.
+- equations Ay = b whose rows are dependent and that contradict each other by no more than rounding count as Ay = b′
+  with the nearest b′ for which they have a solution, in the units where the largest entry of every row of A is 1.
 """
 
 from __future__ import annotations
