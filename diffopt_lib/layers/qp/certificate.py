@@ -21,6 +21,8 @@ from .program import QP, Point
 ZERO = 1e-14  # of what was added up: what counts as 0
 NEGATIVE = 1e-9  # of what was added up: how far below 0 a negative sum has to be
 DROWNED = 1e-10  # of what was added up: where next to nothing is left of a sum
+ROUNDING = torch.finfo(torch.float64).eps
+LOST = 1e-5  # of the objective's share, that the rounding of multipliers may be
 SUPPORT = 1e-9  # entries of a candidate that are smaller, relative to its largest, are taken for 0
 
 
@@ -51,11 +53,12 @@ def proves_unbounded(qp: QP, d: Tensor, zero: float = ZERO) -> Tensor:
 
 def is_mirage(qp: QP, point: Point) -> Tensor:
     """Whether a point seems to solve a program only because it is so far away that all data drown in its rounding,
-    ``(N,)``: but for rounding it proves that there is no solution. Elastic programs have one."""
+    ``(N,)``: but for rounding it proves that there is no solution, or its multipliers are so large that what they leave
+    of each other is rounding, which y then follows. Elastic programs have a solution."""
     A, G, y, nu, lam = qp.A.mT, qp.G.mT, point.y, point.nu, point.lam
     forces = largest(times_columns(A, nu) + times_columns(G, lam), (1, 2))
     most = largest(A, (1, 2)) * nu.abs().sum((1, 2)) + largest(G, (1, 2)) * lam.sum((1, 2))
-    of_lam = _gains(qp, nu, lam) & (forces <= DROWNED * most) & (qp.elastic == 0).flatten()
+    of_lam = (forces <= DROWNED * most) & (most > 0) & (qp.elastic == 0).flatten()
     curvature, most = largest(times_columns(qp.Q, y), (1, 2)), largest(qp.Q, (1, 2)) * y.abs().sum((1, 2))
     of_y = _is_negative(qp.p * y) & (curvature <= DROWNED * most) & (most > 0)
     reach = torch.maximum(largest(qp.b, (1, 2)), largest(torch.where(point.s > 0, 0, qp.h), (1, 2)))
@@ -67,7 +70,18 @@ def is_mirage(qp: QP, point: Point) -> Tensor:
 def _is_proved_but_for_rounding(of: tuple[QP, Point]) -> Tensor:
     qp, at = of
     proved = proves_infeasible(qp, at.nu, at.lam, DROWNED) | proves_unbounded(qp, at.y, DROWNED)
-    return proved | _is_drowned(qp, at)
+    return proved | _is_drowned(qp, at) | _follows_rounding(qp, at)
+
+
+def _follows_rounding(qp: QP, point: Point) -> Tensor:
+    """Whether the multipliers' rounding alone may do as much along y as the objective does."""
+    Q, A, G, y, nu, lam = (t.abs() for t in (qp.Q, qp.A, qp.G, point.y, point.nu, point.lam))
+    of_rows = (times_columns(A, y) * nu).sum((1, 2)) + (times_columns(G, y) * lam).sum((1, 2))
+    of_objective = (y * (qp.p.abs() + times_columns(Q, y))).sum((1, 2))
+    left = largest(times_columns(qp.A.mT, point.nu) + times_columns(qp.G.mT, point.lam), (1, 2))
+    most = largest(A, (1, 2)) * nu.sum((1, 2)) + largest(G, (1, 2)) * lam.sum((1, 2))
+    cancel = (left <= DROWNED * most) & (qp.elastic == 0).flatten()
+    return cancel & (ROUNDING * of_rows > LOST * of_objective)
 
 
 def _is_drowned(qp: QP, point: Point) -> Tensor:

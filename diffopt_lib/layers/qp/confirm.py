@@ -22,6 +22,7 @@ from .certificate import is_mirage
 from .kkt import solve_exactly, solve_sturdily
 from .program import CONFIRMED, QP, Point, Step, kkt_error, residual
 
+TEMPTING = 1e-6  # error from which on a point might be taken for a solution
 ROUNDS = 3  # of changing sides
 Solve = Callable[[QP, Tensor, Tensor, Step], tuple[Step, Tensor]]
 
@@ -48,13 +49,28 @@ def confirm(
         pushed = ((at.qp.p != 0) | (times_columns(at.qp.Q, y) != 0)).any(1, keepdim=True)
         nu, lam = torch.where(pushed, nu, 0), torch.where(pushed, lam, 0)
         point = Point(y, nu, lam.clamp_min(0), torch.where(at.active, 0, slack.clamp_min(0)))
-        error = error_of(at.qp, point)
+        point, error = _or_origin(at.qp, point, error_of(at.qp, point))
         wrong = torch.where(at.active, lam < 0, slack < 0)
         stop = (error <= CONFIRMED) | ~wrong.any(1).squeeze(-1)
         return Guess(at.qp, at.near, at.active ^ wrong), stop, (point, error)
 
     active = near.lam > near.s if active is None else active
     return iterate(Guess(qp, near, active), look, lambda at: at, rounds - 1)
+
+
+def _or_origin(qp: QP, point: Point, error: Tensor) -> tuple[Point, Tensor]:
+    """The points and their errors, or 0 with the same multipliers where that is feasible and better: if y should be 0
+    and no wall has a distance, what is left of y is rounding errors, with nothing to be small beside."""
+
+    def at_origin(of: tuple[QP, Point, Tensor]) -> tuple[Point, Tensor]:
+        qp, point, error = of
+        s = qp.h.expand_as(point.lam)
+        origin = Point(torch.zeros_like(point.y), point.nu, torch.where(s > 0, 0, point.lam), s)
+        of_origin = error_of(qp, origin)
+        return where(of_origin < error, (origin, of_origin), (point, error))
+
+    feasible = ~qp.b.any(1).squeeze(-1) & (qp.h >= 0).all(1).squeeze(-1) & (qp.elastic == 0).flatten()
+    return only_on(feasible & ~(error <= CONFIRMED), at_origin, (qp, point, error), (point, error))
 
 
 def error_of(qp: QP, point: Point) -> Tensor:
@@ -64,10 +80,10 @@ def error_of(qp: QP, point: Point) -> Tensor:
     def second_look(at: tuple[QP, Point, Tensor]) -> Tensor:
         qp, point, error = at
         complementary = ~((point.s > 0) & (point.lam > 0)).any(1).squeeze(-1)
-        return torch.where(is_mirage(qp, point), torch.inf, torch.where(complementary, error, 2 * CONFIRMED))
+        return torch.where(is_mirage(qp, point), torch.inf, torch.where(complementary, error, error + 2 * CONFIRMED))
 
     error = kkt_error(qp, point)
-    return only_on(error <= CONFIRMED, second_look, (qp, point, error), error)
+    return only_on(error <= TEMPTING, second_look, (qp, point, error), error)
 
 
 def on_active_set(qp: QP, near: Point, active: Tensor, solve: Solve) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -22,6 +22,7 @@ from ...linear import LinearOperator
 from ...solution import SolverError, failed_indices
 from .kkt import solve_exactly, solve_sturdily
 from .program import EVENT_DIMS, QP, Step, flatten
+from .rounding import undo_single_precision
 from .scaling import Scaling, equilibrate
 
 
@@ -82,6 +83,8 @@ class Kept:
         if self.qp is not None and len(self.qp.p) == batch.numel() and self._are_kept(data) and not elastic.any():
             return self.qp, self.scaling
         qp = flatten(data, batch, elastic)
+        if data[0].dtype == torch.float32:
+            qp = undo_single_precision(qp)
         scaling = equilibrate(qp)
         if self.qp is None:
             self.data, self.qp, self.scaling = tuple(data), qp, scaling

@@ -37,7 +37,16 @@ from ...batch.products import contract
 from ...batch.shapes import align
 from ...implicit import attach
 from ...solution import SOLVED, mark_failures
-from ...validate import check_finite, check_floating, check_option, check_same_kind, values_visible
+from ...validate import (
+    check_count,
+    check_finite,
+    check_floating,
+    check_kind,
+    check_option,
+    check_same_kind,
+    check_size,
+    values_visible,
+)
 from . import solver
 from .derivative import Kept, kkt_residual, solve_kkt
 from .program import EVENT_DIMS
@@ -96,7 +105,9 @@ def solve_qp(
     """Solve eq. (1) for every element of a batch; differentiable in all six arguments, at any order.
 
     The arithmetic is in float64 whatever the dtype of the arguments, which is the dtype of the result: single precision
-    can't tell which of the nearly active inequalities are active, and the derivative depends on that.
+    can't tell which of the nearly active inequalities are active, and the derivative depends on that. Arguments in
+    float32 may be indefinite or contradict each other by their rounding; what they then stand for is in
+    :mod:`.qp.rounding`.
 
     Args:
         Q: ``(*batch, n, n)``, positive semidefinite on the directions the constraints leave free; only its symmetric
@@ -118,21 +129,23 @@ def solve_qp(
             programs, but biased. The solution itself stays exact. See :mod:`.qp.smoothing`.
 
     Raises:
-        ValueError: bad shapes, dtypes, NaN or infinite input.
+        ValueError: bad shapes, dtypes, options, NaN or infinite input, a Q that is not convex where it matters.
         SolverError: elements that are infeasible, unbounded, or did not converge, told apart; in the backward pass, a
             solution that is not unique.
     """
     check_option("on_failure", on_failure, ("raise", "nan", "closest"))
-    if not 0 <= smoothing < math.inf:
-        raise ValueError(f"smoothing must be at least 0 and finite, got {smoothing}")
+    check_count("max_iterations", max_iterations, 1)
+    _check_number("tolerance", tolerance, positive=True)
+    _check_number("smoothing", smoothing)
     arguments = _complete(Q, p, A, b, G, h)
     _check(arguments)
     batch, data = align(*zip(NAMES, arguments, EVENT_DIMS, strict=True))
     n, k, m = (t.shape[-1] for t in (arguments[1], arguments[3], arguments[5]))
     start = torch.zeros(*batch, n + k + 2 * m, dtype=p.dtype, device=p.device)
     if init is not None:
-        parts = (init.y, init.equality_dual, init.inequality_dual, init.slack)
-        start = torch.cat([v.detach().expand(*batch, -1) for v in parts], dim=-1)
+        start = torch.cat(
+            _parts(init, batch, {"y": n, "equality_dual": k, "inequality_dual": m, "slack": m}, p), dim=-1
+        )
 
     kept = Kept()
     algorithm = partial(
@@ -167,6 +180,28 @@ def _complete(Q, p, A, b, G, h) -> tuple[Tensor, ...]:
     G = p.new_zeros(0, p.shape[-1]) if G is None else G
     h = p.new_zeros(0) if h is None else h
     return Q, p, A, b, G, h
+
+
+def _check_number(name: str, value: object, positive: bool = False) -> None:
+    check_size(name, value)
+    if value == math.inf or (positive and value == 0):
+        raise ValueError(f"{name} must be {'positive' if positive else 'at least 0'} and finite, got {value}")
+
+
+def _parts(init: object, batch: torch.Size, sizes: dict[str, int], p: Tensor) -> list[Tensor]:
+    """The vectors of a guess with these names and sizes, with all batch dimensions."""
+    check_kind("init", init, QPSolution, "a QPSolution")
+    parts = {name: getattr(init, name).detach() for name in sizes}
+    check_same_kind("p", p, ((f"init.{name}", v) for name, v in parts.items()))
+    for name, v in parts.items():
+        shape = (*batch, sizes[name])
+        if v.ndim > len(shape) or any(a not in (1, b) for a, b in zip(v.shape[::-1], shape[::-1], strict=False)):
+            raise ValueError(
+                f"init.{name} must have the shape {shape}, or one that expands to it, got {tuple(v.shape)}"
+            )
+        if v.shape[-1:] != shape[-1:]:
+            raise ValueError(f"init.{name} must have {sizes[name]} entries, got {v.shape[-1]}")
+    return [v.expand(*batch, -1) for v in parts.values()]
 
 
 def _check(arguments: tuple[Tensor, ...]) -> None:

@@ -110,6 +110,22 @@ def flatten(data: Sequence[Tensor], batch: torch.Size, elastic: Tensor) -> QP:
     return QP((Q + Q.mT).mul_(0.5), p, A, b, G, h, elastic.double())
 
 
+def with_violations(qp: QP) -> QP:
+    """An elastic program as one that is not: with variables v and w for the violations over √ε,
+
+    min ½ yᵀQy + pᵀy + ½‖v‖² + ½‖w‖²   s.t.   Ay − √ε v = b,   Gy − √ε w ≤ h.
+    """
+    N, n, k, m = len(qp.p), qp.p.shape[1], qp.b.shape[1], qp.h.shape[1]
+    one = torch.eye(n + k + m, dtype=qp.p.dtype, device=qp.p.device)
+    Q = one.repeat(N, 1, 1)
+    Q[:, :n, :n] = qp.Q
+    give = -qp.elastic.sqrt() * one[n:, n:]
+    A = torch.cat([qp.A.expand(N, -1, -1), give[:, :k].expand(N, -1, -1)], dim=-1)
+    G = torch.cat([qp.G.expand(N, -1, -1), give[:, k:].expand(N, -1, -1)], dim=-1)
+    p = torch.cat([qp.p, qp.p.new_zeros(N, k + m, 1)], dim=1)
+    return QP(Q, p, A, qp.b, G, qp.h, qp.p.new_zeros(1, 1, 1))
+
+
 class Products(NamedTuple):
     """What the conditions (1) add up at a point: Qy, Aᵀν and Gᵀλ ``(N, n, 1)``, Ay and Gy."""
 
@@ -141,6 +157,7 @@ def kkt_error(qp: QP, point: Point) -> Tensor:
 
     A row's is relative to |hᵢ| + Σ|Gᵢⱼ yⱼ|, a coordinate's of stationarity to |pⱼ| + Σ|Qⱼₖ yₖ| + Σ|Aᵢⱼ νᵢ| + Σ|Gᵢⱼ λᵢ|.
     For complementarity either sᵢ or λᵢ would have to be 0: the violation is the smaller of what that would change.
+    What is not a number is infinitely wrong.
     """
     products = Products.at(qp, point)
     r = residual(qp, point, products)
@@ -151,7 +168,7 @@ def kkt_error(qp: QP, point: Point) -> Tensor:
         return _relative(qp, point, r, _sizes(qp, point))
 
     error = only_on(~(error <= CLEAR), exactly, (qp, point, r), error)
-    return error
+    return torch.where(torch.isnan(error), torch.inf, error)
 
 
 def _relative(qp: QP, point: Point, r: Residual, size: Residual) -> Tensor:

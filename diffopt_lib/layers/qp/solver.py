@@ -8,6 +8,7 @@ is no solution. An element is solved when its active set is confirmed (:mod:`.qp
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,13 +25,15 @@ from .derivative import Kept
 from .dual import solve_dual
 from .embedding import Diagnosis, solve_embedded
 from .interior import interior_point
-from .program import CONFIRMED, QP, Attempt, Point, kkt_error
-from .scaling import Problem
+from .program import CONFIRMED, QP, Attempt, Point, kkt_error, with_violations
+from .scaling import Problem, equilibrate
 
 WEAKLY_ACTIVE = 1e-4  # λᵢ/sᵢ in a guess from which on an inequality may be active: both may be 0
 NEARBY = 1e5  # entries of a solution in good units
+HELD = 1e-14  # eigenvalues of AᵀA, relative to the largest, from which on Ad = 0 holds a direction
 ELASTIC = 1e-7  # how far, for a multiplier of 1, the constraints of an infeasible program give way
-CONVEX = 1e-7  # what a matrix may have below 0, relative to its largest entry, when rounding made it so
+# What a matrix may have below 0, relative to its largest entry, when rounding made it so.
+CONVEX = {torch.float32: 1e-5, torch.float64: 1e-11}
 FAR = 1e4  # a wall that is so many times as far away as the farthest that has to be reached is first put nearer
 
 
@@ -39,6 +42,7 @@ class Start(NamedTuple):
 
     problem: Problem
     guess: Point  # of the programs as they were given; the origin where there is none
+    convex: float  # how far below 0 an eigenvalue of Q may be
 
 
 def solve(
@@ -59,7 +63,7 @@ def solve(
     n, k, m = qp.Q.shape[-1], qp.A.shape[-2], qp.G.shape[-2]
     guess = Point(*start.double().reshape(N, n + k + 2 * m, 1).split((n, k, m, m), dim=1))
     problem = Problem.of(qp, scaling)
-    attempt = find(Start(problem, guess), warm, max_iterations)
+    attempt = find(Start(problem, guess, CONVEX[start.dtype]), warm, max_iterations)
     status, elastic, *proofs = _as_solved(attempt)
     left = ~_is_confirmed(attempt)
     if left.any():
@@ -98,7 +102,7 @@ def find(start: Start, warm: bool, max_iterations: int) -> Attempt:
         return _in_given_units(start.problem, nearer, point, iterations)
 
     def directly(start: Start, *_: Attempt) -> Attempt:
-        check_convex(start.problem.scaled)
+        check_convex(start.problem.scaled, start.convex)
         nearer = _nearer(start.problem.scaled)
         point, _error, iterations = interior_point(nearer, len(start.guess.y), max_iterations)
         return _in_given_units(start.problem, nearer, point, iterations)
@@ -114,21 +118,22 @@ def _is_confirmed(attempt: Attempt) -> Tensor:
     return attempt.error <= CONFIRMED
 
 
-def check_convex(qp: QP) -> None:
-    """Raise where Q, of size about 1, has a negative eigenvalue along a direction with Ad = 0: a point that satisfies
-    the optimality conditions would prove nothing. (Whom the dual method solves has a Cholesky factor of Q.)"""
+def check_convex(qp: QP, rounding: float) -> None:
+    """Raise where Q has a negative eigenvalue along a direction with Ad = 0, beyond a rounding relative to its largest
+    entry: a point that satisfies the optimality conditions would prove nothing. (Whom the dual method solves has a
+    Cholesky factor of Q.)"""
     size = largest(qp.Q, (1, 2)).clamp_min(1e-300)[:, None, None]
     Q = qp.Q / size
-    _, info = torch.linalg.cholesky_ex(Q + CONVEX * torch.eye(Q.shape[-1], dtype=Q.dtype, device=Q.device))
+    _, info = torch.linalg.cholesky_ex(Q + rounding * torch.eye(Q.shape[-1], dtype=Q.dtype, device=Q.device))
     if not (info > 0).any():
         return
     size = torch.broadcast_shapes(Q.shape[:1], qp.A.shape[:1])
     Q, A = (t.expand(*size, -1, -1) for t in (Q, qp.A))
     _, S, Vh = torch.linalg.svd(A.mT @ A)  # whose rows span Rⁿ, also where A has none
-    held = CONVEX**2 * S[:, :1].clamp_min(1e-300) < S
+    held = HELD * S[:, :1].clamp_min(1e-300) < S
     free = ~held.unsqueeze(-1) * Vh
     lowest = torch.linalg.eigvalsh(free @ Q @ free.mT)[:, 0]
-    if (lowest < -CONVEX).any():
+    if (lowest < -rounding).any():
         raise ValueError(
             "Q must be positive semidefinite on the directions that Ay = b leaves free, got a matrix with a negative "
             f"eigenvalue, {lowest.min().item():.1e} times its largest entry"
@@ -204,7 +209,25 @@ def _relax(
     if not infeasible.any():
         return attempt, status, elastic
     part = replace(select(problem.qp, infeasible), elastic=elastic[infeasible].unsqueeze(-1))
-    attempt = scatter(attempt, infeasible, interior_point(part, int(infeasible.sum()), max_iterations))
+
+    def directly(part: QP) -> Attempt:
+        return interior_point(part, len(part.p), max_iterations)
+
+    def as_an_ordinary_program(part: QP, attempt: Attempt) -> Attempt:
+        ordinary = with_violations(part)
+        n, (k, m) = part.p.shape[1], (ordinary.b.shape[1], ordinary.h.shape[1])
+        scaled = Problem.of(ordinary, equilibrate(ordinary))
+        none = Point(*(part.p.new_zeros(len(part.p), size, 1) for size in (n + k + m, k, m, m)))
+        found = find(Start(scaled, none, math.inf), False, max_iterations)
+        left = ~_is_confirmed(found)
+        if left.any():
+            found, _ = _go_on(scaled, found, left, tolerance, max_iterations)
+        point = replace(found.point, y=found.point.y[:, :n])
+        found = found._replace(point=point, error=error_of(part, point))
+        return where(found.error < attempt.error, found, attempt)
+
+    found = relay(part, [directly, as_an_ordinary_program], _is_confirmed)
+    attempt = scatter(attempt, infeasible, found)
     now = torch.where(attempt.error <= tolerance, SOLVED, STUCK)
     return attempt, torch.where(infeasible, now, status), elastic
 
