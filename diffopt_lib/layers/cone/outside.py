@@ -10,7 +10,7 @@ Source: Goulart & Chen, Clarabel: an interior-point solver for conic programs wi
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -115,10 +115,24 @@ class Layout(NamedTuple):
         solver = clarabel.DefaultSolver(
             self.P.matrix(i), self.c[i], self.A.matrix(i), self.b[i], self.cones, self.settings
         )
-        solution = solver.solve()
+        solution = or_nothing(solver.solve)
+        if solution is None:
+            m, n = self.A.shape
+            return np.full(n, np.nan), np.full(m, np.nan), np.full(m, np.nan), 0
         solved = solution.status in (clarabel.SolverStatus.Solved, clarabel.SolverStatus.AlmostSolved)
         x, y, s = (np.asarray(t) if solved else np.full(len(t), np.nan) for t in (solution.x, solution.z, solution.s))
         return x, y, s, solution.iterations
+
+
+def or_nothing(solve: Callable[[], Any]) -> Any:
+    """What Clarabel finds, or None where it panics, as it does when an eigenvalue routine of its own fails. That is no
+    Exception in Python; its name is all that tells it from an interrupt."""
+    try:
+        return solve()
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        return None
 
 
 class SparseBatch(NamedTuple):

@@ -15,6 +15,7 @@ import scipy.sparse
 import torch
 
 from ...solution import INFEASIBLE, SOLVED, STUCK, UNBOUNDED
+from ..cone.outside import or_nothing
 from ..cones.product import Cones, project_rows
 from .derivative import Structure
 
@@ -156,7 +157,10 @@ def clarabel(program: Program, tolerance: float, weight: float) -> tuple[str, np
     scaled = scipy.sparse.diags_array(1 / unit) @ program.A
     heavier = program.P + weight * scipy.sparse.eye_array(len(program.q))
     P, A = scipy.sparse.csc_matrix(scipy.sparse.triu(heavier)), scipy.sparse.csc_matrix(scaled.tocsr()[order])
-    found = package.DefaultSolver(P, program.q, A, (program.b / unit)[order], cones, settings).solve()
+    found = or_nothing(package.DefaultSolver(P, program.q, A, (program.b / unit)[order], cones, settings).solve)
+    if found is None:
+        n, m = len(program.q), len(program.b)
+        return "Panicked", np.full(n, np.nan), np.full(m, np.nan), np.full(m, np.nan)
     back = np.argsort(order)
     status = str(found.status).removeprefix("Almost")
     return status, np.asarray(found.x), np.asarray(found.z)[back] / unit, np.asarray(found.s)[back] * unit
