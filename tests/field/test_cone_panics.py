@@ -1,4 +1,4 @@
-"""What the package that finds a start may do on nearly infeasible semidefinite programs: panic, which is no Exception."""
+"""The package that finds a start may panic on nearly infeasible semidefinite programs, which is no Exception."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from diffopt_lib.layers import solve_cone
 from diffopt_lib.layers.cone.outside import or_nothing
 from diffopt_lib.layers.cones import Cones
 
-# Two walls 10⁻⁴ short of meeting and a semidefinite cone, on which Clarabel 0.11.1 panics (an eigenvalue routine fails).
+# Two walls 10⁻⁴ short of meeting and a semidefinite cone: Clarabel 0.11.1 panics (an eigenvalue routine fails).
 A = torch.tensor(
     [[0.799, 0.0209], [-0.799, -0.0209], [-1.6232, -1.0537], [0.0214, 0.2261], [0.0334, -0.9551], [-1.098, 0.4047]]
     + [[1.4254, 0.6009], [-0.5767, 0.7109], [0.3541, -0.2401], [0.8199, -0.921], [-0.3587, 0.5058], [-0.2337, 2.777]],
