@@ -26,7 +26,6 @@ import torch
 from torch import Tensor
 
 from ...batch.products import contract, largest
-from ...implicit import attach
 from ...linear import LinearOperator, condition_estimate, lu_factor
 from ...solution import SolverError, failed_indices
 from ..cones.product import Cones, dual_projection_jacobian, project_rows
@@ -36,6 +35,7 @@ from .program import Program
 from .scaling import Scaling, shared
 
 REGULARISATION = 1e-9
+ROUNDING = 1e-14
 
 
 def residual_map(
@@ -62,12 +62,13 @@ def residual_map(
 
 
 def with_projection_derivative(s: Tensor, v: Tensor, cones: Cones) -> Tensor:
-    """s, which is known to be Π_K(−v), with the derivative that this gives it."""
+    """s, which is known to be Π_K(−v), with the derivative that this gives it.
 
-    def equation(s: Tensor, v: Tensor) -> Tensor:
-        return s - project_rows(-v, cones, s)
-
-    return attach(equation, lambda operator, b: b, s, v)
+    Not by :func:`diffopt_lib.implicit.attach`: the derivative of s − Π_K(−v) in s is constant, and torch.func fails on
+    gradients that are missing for that reason, in forward mode over another mode.
+    """
+    projected = project_rows(-v, cones, s.detach())
+    return s.detach() + (projected - projected.detach())
 
 
 def residual_jacobian(v: Tensor, A: Tensor, P: Tensor | None, cones: Cones) -> Tensor:
@@ -78,7 +79,9 @@ def residual_jacobian(v: Tensor, A: Tensor, P: Tensor | None, cones: Cones) -> T
     J = A.new_zeros(*batch, n + m, n + m)
     if P is not None:
         J[..., :n, :n] = P
-    J[..., :n, n:] = A.mT @ D
+    AD = A.mT @ D
+    # D is I minus another matrix. What rounding leaves of a 0 there must not be scaled up to a regular row.
+    J[..., :n, n:] = torch.where(AD.abs() > ROUNDING * A.abs().sum(-2).unsqueeze(-1), AD, 0)
     J[..., n:, :n] = A
     J[..., n:, n:] = D - torch.eye(m, dtype=A.dtype, device=A.device)
     return J
