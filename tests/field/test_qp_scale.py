@@ -101,3 +101,20 @@ def test_a_hard_neighbour_in_the_batch_does_not_spoil_an_element():
     together = solve_qp(Q, p, G=G, h=h).y
     alone = torch.stack([solve_qp(Q[i], p[i], G=G, h=h[i]).y for i in range(3)])
     torch.testing.assert_close(together, alone, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("far", [1e4, 1e9, 1e13, 1e16, 1e18, 4e18, 9.9e19])
+@pytest.mark.parametrize("n", [3, 5, 20])
+@pytest.mark.parametrize("share", [0.4, 1.0], ids=["some bounds far", "all bounds far"])
+def test_linear_programs_do_not_see_how_far_away_their_bounds_are(far, n, share, generator):
+    p = torch.randn(12, n, dtype=torch.float64, generator=generator)
+    one, eye = torch.ones(1, n, dtype=torch.float64), torch.eye(n, dtype=torch.float64)
+    upper = torch.full((n,), 1.5, dtype=torch.float64)
+    upper[: max(1, round(share * n))] = far
+    b = torch.full((1,), 0.7, dtype=torch.float64, requires_grad=True)
+    h = torch.cat([upper, torch.zeros(n, dtype=torch.float64)])
+    found = solve_qp(torch.zeros(n, n, dtype=torch.float64), p, one, b, torch.cat([eye, -eye]), h)
+    best = torch.nn.functional.one_hot(p.argmin(-1), n).double()
+    torch.testing.assert_close(found.y, 0.7 * best, rtol=0, atol=1e-10)
+    (slope,) = torch.autograd.grad(found.value.sum(), b)
+    torch.testing.assert_close(slope, p.amin(-1).sum().reshape(1))

@@ -27,6 +27,7 @@ CLEAR = 1e-13  # error below which a lower bound on what was added up settles th
 NOISE = 1e-3  # times CONFIRMED: what rounding may leave of an entry of y that should be 0
 FAINT = 1e-4  # times NOISE times CONFIRMED, below the rounding of the largest number: what has no size of its own
 SMALLEST = 1e-300  # what is added to nothing
+GIANT = 1e8  # how much farther than what has to be reached a wall is that is not expected to matter
 NO_BOUND = 1e20  # an entry of h that is no less is no constraint
 
 EVENT_DIMS = (2, 1, 2, 1, 2, 1)  # of Q, p, A, b, G, h
@@ -232,7 +233,18 @@ def _unit(qp: QP, y: Tensor, dual: Tensor, least: Tensor) -> Tensor:
 
 def _reach(qp: QP) -> Tensor:
     """How far away the walls usually are, ``(N or 1, 1, 1)``: y may be 0."""
-    return lower_quartile(qp.h.abs() / qp.G.abs().amax(-1, keepdim=True).clamp_min(SMALLEST))
+    A, G = (t.abs().amax(-1, keepdim=True).clamp_min(SMALLEST) if t.shape[-1] else t for t in (qp.A, qp.G))
+    return lower_quartile(distances(qp.b / A, qp.h / G))
+
+
+def distances(b: Tensor, h: Tensor) -> Tensor:
+    """|b| and |h| ``(N or 1, k + m, 1)`` without giants: walls that leave 0 inside and are GIANT times as far away as
+    what y has to reach say nothing about its size."""
+    size = torch.broadcast_shapes(b.shape[:1], h.shape[:1])
+    b, h = b.abs().expand(*size, -1, 1), h.expand(*size, -1, 1)
+    needed = torch.cat([b, -h, h.new_zeros(*size, 1, 1)], dim=1).amax(1, keepdim=True)
+    giant = (h > GIANT * needed) & (needed > 0)
+    return torch.cat([b, torch.where(giant, 0, h.abs())], dim=1)
 
 
 def lower_quartile(v: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .program import QP, Point, Step, lower_quartile
+from .program import QP, Point, Step, distances, lower_quartile
 
 FAR = 1e3  # from 1, for the unit of y and the size of the objective
 WELL_SCALED = 8.0  # rows and columns with largest entries between 1/8 and 8 are left alone
@@ -97,8 +97,7 @@ def _sizes(Q: Tensor, p: Tensor, b: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
     if all(_mostly_near_one(v) for v in (_columns(Q), p, torch.cat([v.expand(len(p), -1, 1) for v in (b, h)], dim=1))):
         return one, one
     curvature, slope = _columns(Q).amax(-2, keepdim=True), lower_quartile(p.abs())
-    size = torch.broadcast_shapes(b.shape[:1], h.shape[:1])
-    reach = lower_quartile(torch.cat([v.abs().expand(*size, -1, 1) for v in (b, h)], dim=1))
+    reach = lower_quartile(distances(b, h))
     reach = torch.where(reach > 0, reach, torch.where(curvature > 0, slope / curvature, 1))
     unit = _unless_near_one(reach)
     c = torch.minimum(1 / curvature, unit / slope)
