@@ -1,0 +1,6 @@
+"""Controllers as layers: each solves a control problem u*(x_init, θ) for a batch and can be differentiated."""
+
+from .dynamics import CartPole, LinearDynamics, MLPDynamics, Pendulum
+from .lqr import LQRSolution, lqr
+
+__all__ = ["CartPole", "LQRSolution", "LinearDynamics", "MLPDynamics", "Pendulum", "lqr"]
