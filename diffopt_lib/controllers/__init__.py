@@ -2,5 +2,6 @@
 
 from .dynamics import CartPole, LinearDynamics, MLPDynamics, Pendulum
 from .lqr import LQRSolution, lqr
+from .mpc import MPCSolution, mpc
 
-__all__ = ["CartPole", "LQRSolution", "LinearDynamics", "MLPDynamics", "Pendulum", "lqr"]
+__all__ = ["CartPole", "LQRSolution", "LinearDynamics", "MLPDynamics", "MPCSolution", "Pendulum", "lqr", "mpc"]

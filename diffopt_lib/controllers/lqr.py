@@ -214,7 +214,7 @@ def _solve(
         more = sweep(factor, *left)  # what rounding left, once more
         solution = Sweep(*(a + b for a, b in zip(solution, more, strict=True)))
         left = defect(factor.C, factor.F, solution, *affine)
-    late = latest(factor.sound, C, F).expand(batch)
+    late = latest(factor.sound).reshape(matrix_batch(C, F)).expand(batch)
     status = torch.where(late == 0, SOLVED, UNDEFINED)
     if on_failure == "raise":
         raise_failed(status, {UNDEFINED: lambda failed: indefinite(late[failed])})
@@ -259,10 +259,10 @@ def load(stored: Sequence[Tensor], C: Tensor, F: Tensor) -> Factor:
     return Factor(closed, K, V, inverse, C, F, held, sound=V.new_ones(()))
 
 
-def latest(sound: Tensor, C: Tensor, F: Tensor) -> Tensor:
-    """The latest time that is not sound, counted from 1, or 0; with the batch dimensions of the factorisation."""
+def latest(sound: Tensor) -> Tensor:
+    """The latest time ``(N,)`` at which ``sound`` ``(T, N)`` is not True, counted from 1, or 0."""
     times = torch.arange(1, len(sound) + 1, device=sound.device).unsqueeze(-1)
-    return (~sound * times).amax(0).reshape(matrix_batch(C, F))
+    return (~sound * times).amax(0)
 
 
 # The arguments

@@ -62,21 +62,25 @@ class Sweep(NamedTuple):
     nu: Tensor
 
 
-def factorise(C: Tensor, F: Tensor, held: Tensor | None = None, columns: int = 1) -> Factor:
+def factorise(
+    C: Tensor, F: Tensor, held: Tensor | None = None, weight: Tensor | None = None, columns: int = 1
+) -> Factor:
     """The factorisation of (1).
 
     Args:
         C: ``(T, N or 1, n + m, n + m)``, symmetric.
         F: ``(T − 1, N or 1, n, n + m)``.
         held: the controls that are not free, ``(T, N, m, 1)``, bool; none by default.
+        weight: what is added to the diagonal of C_uu, ``(T, N, m, 1)``; nothing by default.
         columns: how many right-hand sides there will be for each matrix, for the choice of the algorithm.
     """
     n, T = F.shape[-2], C.shape[0]
-    (N,) = torch.broadcast_shapes(C.shape[1:2], F.shape[1:2], () if held is None else held.shape[1:2])
+    (N,) = torch.broadcast_shapes(*(t.shape[1:2] for t in (C, F, held, weight) if t is not None))
     C, F = C.expand(-1, N, -1, -1), F.expand(-1, N, -1, -1)
     free = None if held is None else (~held).to(C.dtype)
-    V_next = value_matrices(C, F, free) if pays(T, N * columns, C) else None
-    V, Y, inverse, size = _recursion(C, F, free) if V_next is None else _all_at_once(C, F, free, V_next)
+    changes = (free, weight)
+    V_next = value_matrices(C, F, *changes) if pays(T, N * columns, C) else None
+    V, Y, inverse, size = _recursion(C, F, *changes) if V_next is None else _all_at_once(C, F, *changes, V_next)
     K = torch.matmul(-inverse.mT, Y)
     closed = F[..., :n] + torch.matmul(F[..., n:], K[:-1])
     cancelled = inverse.diagonal(dim1=-2, dim2=-1).square() * size  # 1 / L_ii², times what was added up in its place
@@ -84,12 +88,15 @@ def factorise(C: Tensor, F: Tensor, held: Tensor | None = None, columns: int = 1
     return Factor(closed, K, V, inverse, C, F, torch.zeros_like(K[..., :1]) if free is None else 1 - free, sound)
 
 
-def _recursion(C: Tensor, F: Tensor, free: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """V, Y, L⁻¹ and the diagonal of the control blocks, by (2) and (3)."""
+def _recursion(
+    C: Tensor, F: Tensor, free: Tensor | None, weight: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """V, Y, L⁻¹ and the size of the terms of diag Q_uu, by (2) and (3)."""
     n, steps = F.shape[-2], []
+    ridge = _ridge(free, weight)
     Q = C[-1]
     for t in range(len(C) - 1, -1, -1):
-        V, Y, inverse = _eliminate(Q, n, None if free is None else free[t])
+        V, Y, inverse = _eliminate(Q, n, None if free is None else free[t], None if ridge is None else ridge[t])
         steps.append((V, Y, inverse, _added_up(Q, C[t], n)))
         if t:
             Q = torch.baddbmm(C[t - 1], F[t - 1].mT, torch.bmm(V, F[t - 1]))
@@ -97,12 +104,21 @@ def _recursion(C: Tensor, F: Tensor, free: Tensor | None) -> tuple[Tensor, Tenso
     return V, Y, inverse, size
 
 
-def _all_at_once(C: Tensor, F: Tensor, free: Tensor | None, V_next: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _all_at_once(
+    C: Tensor, F: Tensor, free: Tensor | None, weight: Tensor | None, V_next: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The same from V_2, …, V_T."""
     n = F.shape[-2]
     Q = torch.cat([C[:-1] + torch.matmul(F.mT, torch.matmul(V_next, F)), C[-1:]])
-    V, Y, inverse = _eliminate(Q, n, free)
+    V, Y, inverse = _eliminate(Q, n, free, _ridge(free, weight))
     return torch.cat([V[:1], V_next]), Y, inverse, _added_up(Q, C, n)
+
+
+def _ridge(free: Tensor | None, weight: Tensor | None) -> Tensor | None:
+    """What is added to the diagonals of the control blocks, as matrices: the weights, and 1 for controls that are held."""
+    if free is None:
+        return None if weight is None else torch.diag_embed(weight.squeeze(-1))
+    return torch.diag_embed((1 - free if weight is None else 1 - free + free * weight).squeeze(-1))
 
 
 def _added_up(Q: Tensor, C: Tensor, n: int) -> Tensor:
@@ -111,13 +127,14 @@ def _added_up(Q: Tensor, C: Tensor, n: int) -> Tensor:
     return of_stage.abs() + (total - of_stage).abs()
 
 
-def _eliminate(Q: Tensor, n: int, free: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+def _eliminate(Q: Tensor, n: int, free: Tensor | None, ridge: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """V, Y and L⁻¹ of (3), NaN where Q_uu is not positive definite. Controls that are held have zeros in Q_ux and Q_uu,
     and ones on the diagonal."""
     block, cross = Q[..., n:, n:], Q[..., n:, :n]
     if free is not None:
-        cross = free * cross
-        block = free * block * free.mT + torch.diag_embed(1 - free.squeeze(-1))
+        cross, block = free * cross, free * block * free.mT
+    if ridge is not None:
+        block = block + ridge
     L, info = torch.linalg.cholesky_ex(block)
     if info.any():
         L = torch.where((info > 0)[..., None, None], torch.nan, L)
@@ -126,6 +143,31 @@ def _eliminate(Q: Tensor, n: int, free: Tensor | None) -> tuple[Tensor, Tensor, 
     Y = torch.matmul(inverse, cross)
     V = Q[..., :n, :n] - torch.matmul(Y.mT, Y)
     return 0.5 * (V + V.mT), Y, inverse
+
+
+class Policy(NamedTuple):
+    """k_t and v_t of (3), ``(T, N, ·, c)``."""
+
+    k: Tensor
+    v: Tensor
+
+
+def find_policy(factor: Factor, c: Tensor, f: Tensor | None = None) -> Policy:
+    """The sweep backwards, for c ``(T, N, n + m, k)`` and f ``(T − 1, N, n, k)`` with k columns; f is 0 by default."""
+    closed, K, V, inverse, _, F, held, _ = factor
+    n = V.shape[-1]
+    p = c if f is None else c + _before(torch.matmul(F.mT, torch.matmul(V[1:], f)))
+    constant = p[..., :n, :] + torch.matmul(K.mT, p[..., n:, :])
+    v = linear_recursion(closed.mT, constant[:-1], constant[-1], reverse=True)
+    q = p[..., n:, :] + _before(torch.matmul(F[..., n:].mT, v[1:]))
+    return Policy((held - 1) * torch.matmul(inverse.mT, torch.matmul(inverse, q)), v)
+
+
+def follow(factor: Factor, k: Tensor, f: Tensor | None, x1: Tensor) -> Tensor:
+    """The sweep forwards: τ ``(T, N, n + m, c)`` for u_t = K_t x_t + k_t from x_1 ``(N, n, c)``."""
+    drift = torch.matmul(factor.F[..., x1.shape[-2] :], k[:-1])
+    x = linear_recursion(factor.closed, drift if f is None else drift + f, x1)
+    return torch.cat([x, torch.matmul(factor.K, x) + k], dim=-2)
 
 
 def sweep(factor: Factor, c: Tensor, f: Tensor, x1: Tensor, held_at: Tensor | None = None) -> Sweep:
@@ -137,27 +179,20 @@ def sweep(factor: Factor, c: Tensor, f: Tensor, x1: Tensor, held_at: Tensor | No
         x1: ``(N, n, k)``.
         held_at: what the held controls are held at, ``(T, N, m, k)``, 0 where they are not held; 0 by default.
     """
-    closed, K, V, inverse, C, F, held, _ = factor
     n = x1.shape[-2]
-    Fu = F[..., n:]
+    Fu = factor.F[..., n:]
     if held_at is not None:
-        c = c + torch.matmul(C[..., n:], held_at)
+        c = c + torch.matmul(factor.C[..., n:], held_at)
         f = f + torch.matmul(Fu, held_at[:-1])
-    p = c + _before(torch.matmul(F.mT, torch.matmul(V[1:], f)))
-    constant = p[..., :n, :] + torch.matmul(K.mT, p[..., n:, :])
-    v = linear_recursion(closed.mT, constant[:-1], constant[-1], reverse=True)
-    q = p[..., n:, :] + _before(torch.matmul(Fu.mT, v[1:]))
-    k = (1 - held) * torch.matmul(-inverse.mT, torch.matmul(inverse, q))
-    x = linear_recursion(closed, f + torch.matmul(Fu, k[:-1]), x1)
-    u = torch.matmul(K, x) + k
-    costate = torch.matmul(V, x) + v
-    tau = torch.cat([x, u], dim=-2)
-    if not held.any():
-        return Sweep(tau, costate, torch.zeros_like(u))
-    slope = torch.matmul(C[..., n:, :], tau) + c[..., n:, :] + _before(torch.matmul(Fu.mT, costate[1:]))
+    policy = find_policy(factor, c, f)
+    tau = follow(factor, policy.k, f, x1)
+    costate = torch.matmul(factor.V, tau[..., :n, :]) + policy.v
+    if not factor.held.any():
+        return Sweep(tau, costate, torch.zeros_like(policy.k))
+    slope = torch.matmul(factor.C[..., n:, :], tau) + c[..., n:, :] + _before(torch.matmul(Fu.mT, costate[1:]))
     if held_at is not None:
-        tau = torch.cat([x, u + held_at], dim=-2)
-    return Sweep(tau, costate, -held * slope)
+        tau = torch.cat([tau[..., :n, :], tau[..., n:, :] + held_at], dim=-2)
+    return Sweep(tau, costate, -factor.held * slope)
 
 
 def defect(C: Tensor, F: Tensor, solution: Sweep, c: Tensor, f: Tensor, x1: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,0 +1,367 @@
+"""A local minimum of a nonlinear control problem, by Newton steps on linear–quadratic models with bounded controls.
+
+Around a trajectory that obeys the dynamics the problem is replaced by a linear–quadratic one with the same bounds
+(:mod:`..boxed`), whose solution is a policy: a new feed-forward control and a feedback gain at each time. The policy is rolled out
+at several step lengths at once, and every element of the batch takes the longest that decreases its merit. The model
+has the cost's Hessian alone at first (Gauss–Newton), made convex where it is not, stage by stage and all of τ together; and the
+exact Hessian of the Hamiltonian as soon as full steps are taken and the Riccati recursion finds it convex on the free
+controls. So the last steps converge quadratically.
+
+Constraints g ≤ 0 enter the merit as an augmented Lagrangian,
+
+    Σ_t cost_t + Σ_i (max(0, μ_i + ρ g_i)² − μ_i²) / 2ρ,      μ ← max(0, μ + ρ g)                        (1)
+
+The loop leaves a point whose active bounds and rows are right. Newton's method on the optimality conditions with these
+held, all of z at once, polishes it.
+
+Sources: Tassa, Mansard & Todorov, Control-limited differential dynamic programming, 2014; Nocedal & Wright 2006, §17.3.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...batch.products import largest
+from ...batch.rows import iterate
+from ...solution import INFEASIBLE, RUNNING, SOLVED, STUCK, UNDEFINED
+from ..boxed import Boxed, find_active
+from ..riccati import factorise, find_policy, follow
+from .kkt import assemble, solve_system
+from .layout import Layout, time_first
+from .stage import Stage
+
+LENGTHS = 8  # step lengths tried at once: 1, ½, ¼, …
+SUFFICIENT_DECREASE = 1e-4
+NEAR = 1e-6  # relative optimality at which the loop leaves an element to the polish
+FIRST_PENALTY, LAST_PENALTY = 1e1, 1e9  # ρ, relative to the curvature of the cost over that of the rows
+MOST_DAMPING = 1e8  # relative to the Hessian; an element that needs more is stuck
+
+
+class Expansion(NamedTuple):
+    """What is known at a trajectory: values and Jacobians of the stages, multipliers, and how far from optimal it is."""
+
+    values: Tensor
+    jacobian: Tensor
+    mu: Tensor  # max(0, μ + ρ g)
+    gradient: Tensor  # of cost + μᵀg in τ
+    costate: Tensor
+    slope: Tensor  # in the controls, the future included
+    residual: Tensor
+    violation: Tensor
+
+
+class Iterate(NamedTuple):
+    """A trajectory ``(N, T, ·)`` that obeys the dynamics and the bounds, and what the method remembers of it."""
+
+    stage: Stage
+    tau: Tensor
+    lower: Tensor
+    upper: Tensor
+    mu: Tensor
+    rho: Tensor
+    side: Tensor  # the bounds that were active in the last model: −1, 0 or 1
+    damping: Tensor
+    length: Tensor  # of the last step
+    last_violation: Tensor
+    at: Expansion | None
+
+
+class Found(NamedTuple):
+    """What the loop says of an element when it leaves."""
+
+    tau: Tensor
+    costate: Tensor
+    nu: Tensor
+    mu: Tensor
+    side: Tensor
+    status: Tensor
+    iterations: Tensor
+    residual: Tensor
+
+
+def minimise(start: Iterate, tolerance: float, max_iterations: int) -> Found:
+    """The loop."""
+    near = max(NEAR, tolerance)
+
+    def look(it: Iterate, k: int) -> tuple[Iterate, Tensor, Found]:
+        at = expand(it)
+        it = it._replace(at=at)
+        status = _judge(it, near)
+        if k == max_iterations:
+            status = torch.where(status == RUNNING, STUCK, status)
+        side = active_side(it)
+        nu = torch.where(side != 0, -at.slope, 0)
+        spent = torch.full_like(status, k)
+        return it, status != RUNNING, Found(it.tau, at.costate, nu, at.mu, side, status, spent, at.residual)
+
+    return iterate(start, look, step, max_iterations)
+
+
+def begin(stage: Stage, x_init: Tensor, u: Tensor, lower: Tensor, upper: Tensor, warm: bool) -> Iterate:
+    """The trajectory of the controls u ``(N, T, m)``, moved between the bounds. If they come from an earlier solution,
+    the multipliers of rows that are active there are estimated, and not begun at 0."""
+    layout, N = stage.layout, len(u)
+    tau = _rollout(stage, x_init, torch.maximum(torch.minimum(u, upper), lower))
+    mu = tau.new_zeros(N, layout.T, layout.k)
+    one = tau.new_ones(N)
+    side = torch.zeros(u.shape, dtype=torch.int64, device=u.device)
+    it = Iterate(stage, tau, lower, upper, mu, one, side, 0 * one, 0.25 * one, torch.inf * one, None)
+    it = it._replace(side=_touching(it))
+    if not layout.k:
+        return it
+    at = expand(it)
+    G = at.jacobian[:, :, 1 + layout.n :]
+    curvature = largest(_cost_hessian(it).flatten(1)) + 1e-12
+    steepness = G.square().sum(-1).flatten(1).amax(1)
+    it = it._replace(rho=FIRST_PENALTY * curvature / torch.where(steepness > 0, steepness, 1))
+    return it._replace(mu=_estimate_multipliers(it, at)) if warm else it
+
+
+def expand(it: Iterate) -> Expansion:
+    """Everything to first order."""
+    layout, n = it.stage.layout, it.stage.layout.n
+    values, J = (v.movedim(1, 0) for v in it.stage.expand(it.tau.movedim(1, 0)))
+    g, G = layout.rows(values), J[:, :, 1 + n :]
+    mu = (it.mu + it.rho[:, None, None] * g).clamp_min(0)
+    gradient = J[:, :, 0] + torch.einsum("btki,btk->bti", G, mu)
+    costate, slope = _adjoint(gradient, J[:, :, 1 : 1 + n], n)
+    terms = torch.maximum(largest(gradient, (1, 2)), largest(costate, (1, 2)))
+    resting = ((it.tau[..., n:] <= it.lower) & (slope >= 0)) | ((it.tau[..., n:] >= it.upper) & (slope <= 0))
+    residual = largest(torch.where(resting, 0, slope), (1, 2)) / terms.clamp_min(torch.finfo(terms.dtype).tiny)
+    # A cost that vanishes with all its derivatives is at its minimum, and nothing is left to be relative to.
+    residual = torch.where(terms <= 1e-14 * (1 + largest(it.tau, (1, 2))), 0, residual)
+    off = torch.where(mu > 0, g.abs(), g.clamp_min(0)) / _row_scale(it, G)
+    return Expansion(values, J, mu, gradient, costate, slope, residual, largest(off, (1, 2)))
+
+
+def _row_scale(it: Iterate, G: Tensor) -> Tensor:
+    """What a row's value is relative to: the terms of its linear model, ``(N, 1, k)``."""
+    return (G.abs() * (1 + it.tau.abs()).unsqueeze(-2)).sum(-1).amax(1, keepdim=True).clamp_min(1e-12)
+
+
+def _adjoint(gradient: Tensor, F: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """The costates and the slope in the controls: λ_t = ∇_x + F_xᵀ λ_{t+1}."""
+    total = gradient[:, -1]
+    costates, slopes = [total[:, :n]], [total[:, n:]]
+    for t in range(gradient.shape[1] - 2, -1, -1):
+        total = gradient[:, t] + (costates[-1].unsqueeze(-2) @ F[:, t]).squeeze(-2)
+        costates.append(total[:, :n])
+        slopes.append(total[:, n:])
+    return torch.stack(costates[::-1], 1), torch.stack(slopes[::-1], 1)
+
+
+def active_side(it: Iterate) -> Tensor:
+    """The bounds that hold a control back, ``(N, T, m)``: −1, 0 or 1."""
+    assert it.at is not None
+    touching, slope = _touching(it), it.at.slope
+    fixed = it.lower == it.upper
+    return torch.where(fixed | (touching * slope < 0), touching, 0)
+
+
+def _touching(it: Iterate) -> Tensor:
+    u = it.tau[..., it.stage.layout.n :]
+    return (u >= it.upper).long() - ((u <= it.lower) & ~(u >= it.upper)).long()
+
+
+def _judge(it: Iterate, near: float) -> Tensor:
+    at = it.at
+    assert at is not None
+    status = torch.where((at.residual <= near) & (at.violation <= near), SOLVED, RUNNING)
+    exhausted = it.damping > MOST_DAMPING
+    status = torch.where((status == RUNNING) & exhausted, STUCK, status)
+    if it.stage.layout.k:
+        hopeless = (at.violation > 1e-4) & (_relative_penalty(it) > LAST_PENALTY)
+        status = torch.where((status != SOLVED) & (hopeless | _violated_at_start(it)), INFEASIBLE, status)
+    finite = torch.isfinite(at.residual) & torch.isfinite(at.values).all(-1).all(-1)
+    return torch.where(finite, status, UNDEFINED)
+
+
+def _relative_penalty(it: Iterate) -> Tensor:
+    assert it.at is not None
+    G = it.at.jacobian[:, :, 1 + it.stage.layout.n :]
+    return it.rho * G.square().sum(-1).flatten(1).amax(1) / (largest(it.at.jacobian[:, :, 0], (1, 2)) + 1)
+
+
+def _violated_at_start(it: Iterate) -> Tensor:
+    """Whether x_init alone violates a row that no control of the first time can help."""
+    assert it.at is not None
+    layout = it.stage.layout
+    G = it.at.jacobian[:, :, 1 + layout.n :]
+    helpless = (G[:, 0, :, layout.n :] == 0).all(-1)
+    off = layout.rows(it.at.values)[:, 0] / _row_scale(it, G)[:, 0]
+    return (helpless & (off > 1e-7)).any(-1)
+
+
+def _estimate_multipliers(it: Iterate, at: Expansion) -> Tensor:
+    """μ of the rows that are active at the trajectory, from the linear–quadratic model in which they stay so."""
+    layout, n = it.stage.layout, it.stage.layout.n
+    g, G = layout.rows(at.values), at.jacobian[:, :, 1 + n :]
+    active = g >= -NEAR * _row_scale(it, G)
+    H = _convex(_cost_hessian(it)).movedim(1, 0).double()
+    F, rows = (M.movedim(1, 0).double() for M in (at.jacobian[:, :-1, 1 : 1 + n], G))
+    kkt = assemble(H, F, time_first(it.side) != 0, rows, time_first(active))
+    f, x1 = torch.zeros_like(F[..., :1]), torch.zeros_like(kkt.factor.V[0, :, :, :1])
+    c = at.jacobian[:, :, 0].movedim(1, 0).unsqueeze(-1).double()
+    _, mu = solve_system(kkt, c, f, x1, None, -time_first(g).double() * time_first(active))
+    mu = torch.where(active, mu.squeeze(-1).movedim(0, 1).to(g.dtype), 0)
+    return torch.where(mu > 0, mu, 0)
+
+
+# One step
+
+
+def step(it: Iterate) -> Iterate:
+    """A model, its policy, and the longest step that decreases the merit."""
+    at, layout, n = it.at, it.stage.layout, it.stage.layout.n
+    assert at is not None
+    H = _model_hessian(it)
+    F = at.jacobian[:, :-1, 1 : 1 + n].movedim(1, 0).double()
+    c = at.gradient.movedim(1, 0).unsqueeze(-1).double()
+    u = it.tau[..., n:]
+    lower, upper = (time_first(bound - u).double() for bound in (it.lower, it.upper))
+    still = torch.zeros_like(F[..., :1])
+    model = Boxed(H, c, F, still, torch.zeros_like(c[0, :, :n]), lower, upper)
+    with torch.no_grad():
+        found = find_active(model, it.side, max_iterations=30)
+    side = time_first(found.side)
+    at_bound = torch.where(side < 0, lower, torch.where(side > 0, upper, 0))
+    factor = factorise(H, F, side != 0)
+    policy = find_policy(factor, c + torch.matmul(H[..., n:], at_bound), torch.matmul(F[..., n:], at_bound[:-1]))
+    k = policy.k + at_bound
+    d = follow(factor, k, None, model.x1)
+    slope = (c * d).sum((0, 2, 3)).to(it.tau.dtype)
+    sound = factor.sound.all(0) & found.confirmed & (slope <= 0)
+    K, k = (v.movedim(1, 0).to(it.tau.dtype) for v in (factor.K, k.squeeze(-1)))
+    tau, rows, length = _search(it, K, k, torch.where(sound, slope, -torch.inf))
+    return _update(it, tau, rows, length, found.side)
+
+
+def _model_hessian(it: Iterate) -> Tensor:
+    """The exact Hessian where full steps are taken and it is convex on the free controls, else Gauss and Newton's."""
+    at, layout, n = it.at, it.stage.layout, it.stage.layout.n
+    assert at is not None
+    penalty = torch.where(at.mu > 0, it.rho[:, None, None], 0)
+    G = at.jacobian[:, :, 1 + n :]
+    of_rows = torch.einsum("btki,btk,btkj->btij", G, penalty, G) if layout.k else 0
+    exact = (it.length >= 0.5) & (it.damping == 0)
+    H = at.gradient.new_zeros(())
+    if exact.any():
+        future = torch.nn.functional.pad(at.costate[:, 1:], (0, 0, 0, 1))
+        weights = torch.cat([torch.ones_like(future[..., :1]), future, at.mu], -1)
+        H = it.stage.hessian(it.tau.movedim(1, 0), weights.movedim(1, 0)).movedim(0, 1) + of_rows
+        F = at.jacobian[:, :-1, 1 : 1 + n].movedim(1, 0).double()
+        with torch.no_grad():
+            exact = exact & factorise(H.movedim(1, 0).double(), F, time_first(it.side) != 0).sound.all(0)
+    if not exact.all():
+        approximate = _convex(_cost_hessian(it)) + of_rows
+        H = torch.where(exact[:, None, None, None], H, approximate)
+    size = largest(H.flatten(1)).detach()
+    ridge = (it.damping * size)[:, None, None].expand(it.tau.shape)
+    H = H + torch.diag_embed(ridge)
+    return torch.lerp(H, H.mT, 0.5).movedim(1, 0).double()
+
+
+def _cost_hessian(it: Iterate) -> Tensor:
+    layout = it.stage.layout
+    weights = it.tau.new_zeros(layout.T, len(it.tau), 1 + layout.n + layout.k)
+    weights[..., 0] = 1
+    return it.stage.hessian(it.tau.movedim(1, 0), weights).movedim(0, 1)
+
+
+def _convex(H: Tensor) -> Tensor:
+    """H ``(N, T, ·, ·)`` with its negative eigenvalues made positive: of the whole stage, cross terms included."""
+    H = torch.lerp(H, H.mT, 0.5)
+    size = H.abs().amax((-2, -1), keepdim=True)
+    ridge = 1e-9 * size * torch.eye(H.shape[-1], dtype=H.dtype, device=H.device)
+    _, info = torch.linalg.cholesky_ex((H + 1e-7 * ridge).detach())
+    bad = info > 0
+    if not bad.any():
+        return H + ridge
+    eigenvalues, V = torch.linalg.eigh(H[bad].detach())
+    raised = eigenvalues.abs().clamp_min(1e-6) - eigenvalues
+    H = H.index_put((bad,), H[bad] + V @ (raised.unsqueeze(-1) * V.mT))
+    return H + ridge
+
+
+def _search(it: Iterate, K: Tensor, k: Tensor, slope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Roll the policy out at step lengths 1, ½, ¼, … at once: the trajectory of the longest that decreases the merit
+    enough, the values of its rows, and its length ``(N,)``, 0 if there is none."""
+    at = it.at
+    assert at is not None
+    layout, n = it.stage.layout, it.stage.layout.n
+    lengths = 0.5 ** torch.arange(LENGTHS, device=k.device, dtype=k.dtype)
+    x = it.tau[:, 0, :n].expand(LENGTHS, -1, -1)
+    taus, values = [], []
+    for t in range(layout.T):
+        dx = x - it.tau[:, t, :n]
+        u = it.tau[:, t, n:] + lengths[:, None, None] * k[:, t] + torch.einsum("bij,abj->abi", K[:, t], dx)
+        u = torch.maximum(torch.minimum(u, it.upper[:, t]), it.lower[:, t])
+        tau = torch.cat([x, u], -1)
+        value = torch.func.vmap(it.stage.at, in_dims=(0, None))(tau, torch.tensor(t, device=k.device))
+        taus.append(tau)
+        values.append(value)
+        x = layout.next_state(value)
+    tau, value = torch.stack(taus, 2), torch.stack(values, 2)
+    with torch.no_grad():
+        before = _merit(it, at.values)
+        after = _merit(it, value)
+        rounding = 10 * torch.finfo(k.dtype).eps * at.values[..., 0].abs().sum(-1)
+        model = SUFFICIENT_DECREASE * lengths[:, None] * slope
+        good = torch.isfinite(after) & (after <= before + model + rounding) & torch.isfinite(slope)
+        best = good.long().argmax(0)
+        length = torch.where(good.any(0), lengths[best], 0)
+    chosen = torch.arange(len(best), device=k.device)
+    moved = (length > 0)[:, None, None]
+    tau = torch.where(moved, tau[best, chosen], it.tau)
+    return tau, torch.where(moved, layout.rows(value[best, chosen]), layout.rows(at.values)), length
+
+
+def _merit(it: Iterate, values: Tensor) -> Tensor:
+    """Eq. (1)."""
+    cost = values[..., 0].sum(-1)
+    if not it.stage.layout.k:
+        return cost
+    rho = it.rho[:, None, None]
+    multiplier = (it.mu + rho * it.stage.layout.rows(values)).clamp_min(0)
+    return cost + ((multiplier.square() - it.mu.square()) / (2 * rho)).sum((-2, -1))
+
+
+def _update(it: Iterate, tau: Tensor, rows: Tensor, length: Tensor, side: Tensor) -> Iterate:
+    """Damping, multipliers and penalty after a step."""
+    at = it.at
+    assert at is not None
+    grown = (10 * it.damping).clamp_min(1e-4)
+    shrunk = torch.where(it.damping > 1e-3, it.damping / 100, 0)
+    damping = torch.where(length == 0, grown, torch.where(length >= 0.5, shrunk, it.damping))
+    it = it._replace(tau=tau, side=side, damping=damping, length=length)
+    if not it.stage.layout.k:
+        return it
+    ready = (length == 1) | (at.residual <= NEAR)
+    mu = torch.where(ready[:, None, None], (it.mu + it.rho[:, None, None] * rows).clamp_min(0), it.mu)
+    G = at.jacobian[:, :, 1 + it.stage.layout.n :]
+    off = torch.where(mu > 0, rows.abs(), rows.clamp_min(0)) / _row_scale(it, G)
+    violation = largest(off, (1, 2))
+    slow = ready & (violation > 0.25 * it.last_violation) & (violation > 0.1 * NEAR)
+    rho = torch.where(slow, 10 * it.rho, it.rho)
+    last = torch.where(ready, violation, it.last_violation)
+    damping = torch.where((length == 0) & ready, it.damping, damping)
+    return it._replace(mu=mu, rho=rho, last_violation=last, damping=damping)
+
+
+def _rollout(stage: Stage, x: Tensor, u: Tensor) -> Tensor:
+    """τ ``(N, T, n + m)`` of the controls u."""
+    taus: list[Tensor] = []
+    for t in range(u.shape[1]):
+        taus.append(torch.cat([x, u[:, t]], -1))
+        x = stage.layout.next_state(stage.at(taus[-1], torch.tensor(t, device=u.device)))
+    return torch.stack(taus, 1)
+
+
+def controls_to_start_from(u_init: Tensor | None, batch: torch.Size, layout: Layout, like: Tensor) -> Tensor:
+    """u_init, or zeros, ``(*batch, T, m)``."""
+    if u_init is None:
+        return like.new_zeros(*batch, layout.T, layout.m)
+    return u_init.expand(*batch, layout.T, layout.m)
