@@ -15,13 +15,14 @@ its recursion.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..batch.rows import iterate, relay, select
+from ..batch.rows import iterate, relay
 from .riccati import Factor, Sweep, factorise, find_policy, follow, sweep
 
 ROUNDS = 6  # of the active set method, before the interior point method goes on
@@ -30,21 +31,19 @@ STEP_BACK = 0.99  # how much of the way to a bound an interior step may go
 INTERIOR = 0.1  # how far inside of the bounds the interior point method begins, relative to the width between them
 SLIP = 1e-10  # relative violation that is taken for rounding
 
-Columns = TypeVar("Columns")
 
-
-def select_columns(state: Columns, keep: Tensor) -> Columns:
+def select_columns(state: Any, keep: Tensor) -> Any:
     """The elements of a dataclass of tensors ``(T, N or 1, ·, ·)`` or ``(N, ·, ·)`` where the mask ``(N,)`` is True."""
 
     def pick(t: Tensor) -> Tensor:
         return t if t.shape[-3] == 1 != len(keep) else t[..., keep, :, :]
 
-    return replace(state, **{f.name: pick(getattr(state, f.name)) for f in fields(state)})  # type: ignore[type-var]
+    return replace(state, **{f.name: pick(getattr(state, f.name)) for f in fields(state)})
 
 
 @dataclass(frozen=True)
 class Boxed:
-    """Problem (1), time first, vectors as columns: C ``(T, N or 1, n + m, n + m)``, c ``(T, N, n + m, 1)`` and so on."""
+    """Problem (1), time first, vectors as columns: C ``(T, N or 1, n + m, n + m)``, c ``(T, N, n + m, 1)``, …"""
 
     C: Tensor
     c: Tensor
@@ -79,7 +78,11 @@ def find_active(problem: Boxed, guess: Tensor, max_iterations: int) -> Activity:
         result = follow_path(problem, max_iterations)
         return result._replace(iterations=result.iterations + so_far.iterations)
 
-    return relay(problem, [lambda problem: settle(problem, guess), afresh], lambda result: result.confirmed)
+    def at_once(problem: Boxed) -> Activity:
+        return settle(problem, guess)
+
+    attempts: list[Callable[..., Activity]] = [at_once, afresh]
+    return relay(problem, attempts, lambda result: result.confirmed)
 
 
 # The active set method

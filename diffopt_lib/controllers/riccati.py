@@ -115,7 +115,7 @@ def _all_at_once(
 
 
 def _ridge(free: Tensor | None, weight: Tensor | None) -> Tensor | None:
-    """What is added to the diagonals of the control blocks, as matrices: the weights, and 1 for controls that are held."""
+    """What is added to the control blocks: diagonal matrices of the weights, and of 1 for controls that are held."""
     if free is None:
         return None if weight is None else torch.diag_embed(weight.squeeze(-1))
     return torch.diag_embed((1 - free if weight is None else 1 - free + free * weight).squeeze(-1))

@@ -1,4 +1,4 @@
-"""Linear-quadratic MPC: Clarabel's solutions and duals, the KKT conditions to 1e-8, exact derivatives, bounds included."""
+"""Linear-quadratic MPC: Clarabel's solutions and duals, KKT conditions to 1e-8, exact derivatives, bounds included."""
 
 import cvxpy as cp
 import numpy as np
@@ -95,7 +95,13 @@ def test_the_value_on_the_unstable_system_is_clarabels():
     x_init, C, c, F, options = unstable_system(32, 1.0)
     solution = mpc(x_init, (C, c), F, **options)
     for i in (0, 7):
-        data = (x_init[i], C.expand(21, 12, 12), c.expand(21, 12), F.expand(20, 8, 12), torch.zeros(20, 8, dtype=DOUBLE))
+        data = (
+            x_init[i],
+            C.expand(21, 12, 12),
+            c.expand(21, 12),
+            F.expand(20, 8, 12),
+            torch.zeros(20, 8, dtype=DOUBLE),
+        )
         _, _, value, _, _ = clarabel(*data, -1.0, 1.0)
         assert solution.cost[i].item() == pytest.approx(value, rel=1e-7)
 

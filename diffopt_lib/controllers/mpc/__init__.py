@@ -1,4 +1,4 @@
-"""Model-predictive control as a layer: open :mod:`.layer` for the problem, the solvers and :mod:`.derivative` for how."""
+"""Model-predictive control: open :mod:`.layer` for the problem, :mod:`.solver` and :mod:`.derivative` for how."""
 
 from .layer import MPCSolution, mpc
 

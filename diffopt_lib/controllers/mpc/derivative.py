@@ -5,10 +5,10 @@ With H_t = (1, λ_{t+1}, μ_t)ᵀ s_t(τ_t) the Hamiltonian of the stage s_t = (
     R = ( ∇H_t(τ_t) − (λ_t, 0) + (0, ν_t),   x_init − x_1,   φ(τ_t) − x_{t+1},
           u_ti − bound_ti at active bounds, −ν_ti at others,   g_ti(τ_t) at active rows, −μ_ti at others )      (1)
 
-Active bounds and rows are held while differentiating. The Jacobian of (1) in z = (τ, λ, ν, μ) is symmetric. Its curvature
-∇²H_t includes the second derivatives of the dynamics, weighted by the costates, without which the derivative is that of
-another problem (``"gauss_newton"``). The parameters of cost, dynamics and constraints get their gradient by one pull-back
-through R; no Jacobian in them is formed.
+Active bounds and rows are held while differentiating. The Jacobian of (1) in z = (τ, λ, ν, μ) is symmetric. Its
+curvature ∇²H_t includes the second derivatives of the dynamics, weighted by the costates, without which the derivative
+is that of another problem (``"gauss_newton"``). The parameters of cost, dynamics and constraints get their gradient by
+one pull-back through R; no Jacobian in them is formed.
 
 Chapter: book/2_differentiable/10_control.
 """

@@ -1,12 +1,12 @@
 """The optimality conditions of a control problem, linearised: what both a Newton step and a derivative solve.
 
-    H_t dτ_t + F_tᵀ dλ_{t+1} − (dλ_t, 0) + (0, dν_t) + G_tᵀ dμ_t = −c_t      dx_1 = x_1
-    F_t dτ_t + f_t = dx_{t+1}                                                                        (1)
+    H_t dτ_t + F_tᵀ dλ_{t+1} − (dλ_t, 0) + (0, dν_t) + G_tᵀ dμ_t = −c_t
+    dx_1 = x_1,    F_t dτ_t + f_t = dx_{t+1}                                                         (1)
     du = held_at   for held controls, dν = 0 for the others
     G_t dτ_t = row_at   for active rows, dμ = 0 for the others
 
-Held controls leave the Riccati recursion, :mod:`..riccati`. Active rows may tie several times together, which a recursion
-can't. They are made elastic, G dτ − dμ/w = row_at with a large weight w, so that they join H as Gᵀ w G, and the error
+Held controls leave the Riccati recursion, :mod:`..riccati`. Active rows may tie several times together, which a
+recursion can't. They are made elastic, G dτ − dμ/w = row_at with a large weight w, so that they join H as Gᵀ w G, and the error
 of that is repaired by solving for what is left of (1) a few times more: it shrinks by about w each time. Rows that
 depend on each other share what they must do; that is where a Schur complement would be singular.
 """

@@ -3,12 +3,13 @@
     min Σ_{t=1..T} cost(x_t, u_t)   s.t.  x_{t+1} = dynamics(x_t, u_t) (t < T),   x_1 = x_init,              (1)
                                           u_lower ≤ u_t ≤ u_upper,    constraints(x_t, u_t) ≤ 0
 
-The solvers are :mod:`.linear`, where cost and dynamics are the tensors of a linear–quadratic problem, which is solved to
-its only minimum, and :mod:`.solver`, which finds a local one of any smooth problem. Either ends on the exact optimality
-conditions, :mod:`.derivative`, with its active bounds and constraints known; the implicit function theorem does the rest.
+The solvers are :mod:`.linear`, where cost and dynamics are the tensors of a linear–quadratic problem, which is solved
+to its only minimum, and :mod:`.solver`, which finds a local one of any smooth problem. Either ends on the exact
+optimality conditions, :mod:`.derivative`, with its active bounds and constraints known; the implicit function theorem
+does the rest.
 
-**Where there is no derivative.** At a control that is about to leave its bound u* has a kink, and the derivative is that
-of one side. A control at its bound depends on nothing but the bound: where all are (a torque limit too low for the
+**Where there is no derivative.** At a control that is about to leave its bound u* has a kink, and the derivative is
+that of one side. A control at its bound depends on nothing but the bound: where all are (a torque limit too low for the
 task, say) every gradient but the bound's is exactly zero.
 
 **Receding horizon.** Solve, apply the first control, shift the plan, and start from it::
@@ -48,7 +49,7 @@ import torch
 from torch import Tensor, nn
 
 from ...batch.shapes import align_batch, broadcast_batch
-from ...gradient import Gradient, check_gradient, solve_differentiably
+from ...gradient import check_gradient, solve_differentiably
 from ...solution import (
     INFEASIBLE,
     SOLVED,
@@ -124,8 +125,8 @@ def mpc(
 
     Args:
         x_init: the first state, ``(*batch, n)``.
-        cost: ``cost(x, u)`` of shape ``(*batch,)`` for x ``(*batch, n)`` and u ``(*batch, m)``, twice differentiable; or
-            the tensors ``(C, c)`` of :func:`lqr`. A third argument without a default is the time t = 0, …, T − 1.
+        cost: ``cost(x, u)`` of shape ``(*batch,)`` for x ``(*batch, n)`` and u ``(*batch, m)``, twice differentiable;
+            or the tensors ``(C, c)`` of :func:`lqr`. A third argument without a default is the time t = 0, …, T − 1.
         dynamics: ``dynamics(x, u)`` of shape ``(*batch, n)``; or the tensors ``F`` or ``(F, f)`` of :func:`lqr`. A
             third argument is the time t = 0, …, T − 2.
         horizon: T, the number of states and of controls.
@@ -166,9 +167,14 @@ def mpc(
         options = (horizon, on_failure, tolerance)
         return MPCSolution(*solve_linear(x_init, cost, dynamics, lower, upper, start, *options))
     model = make_model(
-        *as_function(cost, dynamics, x_init.shape[-1], horizon), constraints, *_probe(x_init, lower, upper, start), horizon
+        *as_function(cost, dynamics, x_init.shape[-1], horizon),
+        constraints,
+        *_probe(x_init, lower, upper, start),
+        horizon,
     )
-    return _solve_model(model, x_init, lower, upper, start, u_init is not None, gradient, tolerance, max_iterations, on_failure)
+    return _solve_model(
+        model, x_init, lower, upper, start, u_init is not None, gradient, tolerance, max_iterations, on_failure
+    )
 
 
 def _solve_model(
@@ -230,7 +236,7 @@ def solve(
     x1 = x_init.reshape(N, layout.n)
     stage = Stage.of(f, layout, theta, torch.cat([x1, u[:, 0]], -1).reshape(*batch, layout.n + layout.m))
     found = minimise(begin(stage, x1, u, lower, upper, warm), tolerance, max_iterations)
-    parts = (t.reshape(*batch, *t.shape[1:]) for t in found)
+    parts = (t.reshape((*batch, *t.shape[1:])) for t in found)
     tau, costate, nu, mu, side, status, iterations, _ = parts
     active = mu > 0
     z, side, active = layout.join(tau, costate, nu, mu), side.to(tau.dtype), active.to(tau.dtype)
@@ -315,7 +321,8 @@ def _bound(name: str, value: float | Tensor | None, default: float, T: int, m: i
         raise ValueError(f"{name} must not be NaN")
     bound = bound.reshape((1,) * max(0, 2 - bound.ndim) + bound.shape)
     if bound.shape[-1] not in (1, m) or bound.shape[-2] not in (1, T):
-        raise ValueError(f"{name} must be a number, (m,), (T, m) or (*batch, T, m) with T = {T}, m = {m}, got {tuple(value.shape) if isinstance(value, Tensor) else value}")
+        expected = f"a number, (m,), (T, m) or (*batch, T, m) with T = {T} and m = {m}"
+        raise ValueError(f"{name} must be {expected}, got {tuple(bound.shape)}")
     bound = torch.where(bound.detach().abs() >= 1e20, bound.detach().sign() * torch.inf, bound)
     return bound.expand(*bound.shape[:-1], m)
 

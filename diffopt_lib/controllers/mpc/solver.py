@@ -1,10 +1,10 @@
 """A local minimum of a nonlinear control problem, by Newton steps on linear–quadratic models with bounded controls.
 
 Around a trajectory that obeys the dynamics the problem is replaced by a linear–quadratic one with the same bounds
-(:mod:`..boxed`), whose solution is a policy: a new feed-forward control and a feedback gain at each time. The policy is rolled out
-at several step lengths at once, and every element of the batch takes the longest that decreases its merit. The model
-has the cost's Hessian alone at first (Gauss–Newton), made convex where it is not, stage by stage and all of τ together; and the
-exact Hessian of the Hamiltonian as soon as full steps are taken and the Riccati recursion finds it convex on the free
+(:mod:`..boxed`), whose solution is a policy: a new feed-forward control and a feedback gain at each time. The policy is
+rolled out, and every element of the batch takes the longest step along it that decreases its merit. The model has the
+cost's Hessian alone at first (Gauss–Newton), made convex where it is not, stage by stage and all of τ together; and the
+exact Hessian of the Hamiltonian as soon as long steps are taken and the Riccati recursion finds it convex on the free
 controls. So the last steps converge quadratically.
 
 Constraints g ≤ 0 enter the merit as an augmented Lagrangian,
@@ -24,24 +24,25 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...batch.products import largest
-from ...batch.rows import iterate
+from ...batch.products import largest, times
+from ...batch.rows import iterate, scatter, select, where
 from ...solution import INFEASIBLE, RUNNING, SOLVED, STUCK, UNDEFINED
 from ..boxed import Boxed, find_active
 from ..riccati import factorise, find_policy, follow
 from .kkt import assemble, solve_system
-from .layout import Layout, time_first
+from .layout import time_first
 from .stage import Stage
 
 LENGTHS = 8  # step lengths tried at once: 1, ½, ¼, …
 SUFFICIENT_DECREASE = 1e-4
 NEAR = 1e-6  # relative optimality at which the loop leaves an element to the polish
-FIRST_PENALTY, LAST_PENALTY = 1e1, 1e9  # ρ, relative to the curvature of the cost over that of the rows
+SETTLED = 1e-2  # relative optimality from which a full step may be followed by new multipliers
+FIRST_PENALTY, LAST_PENALTY = 1e-1, 1e9  # ρ, relative to the curvature of the cost over the rows'
 MOST_DAMPING = 1e8  # relative to the Hessian; an element that needs more is stuck
 
 
 class Expansion(NamedTuple):
-    """What is known at a trajectory: values and Jacobians of the stages, multipliers, and how far from optimal it is."""
+    """What is known at a trajectory: values and Jacobians of the stages, multipliers, and how far it is from optimal."""
 
     values: Tensor
     jacobian: Tensor
@@ -66,7 +67,7 @@ class Iterate(NamedTuple):
     damping: Tensor
     length: Tensor  # of the last step
     last_violation: Tensor
-    at: Expansion | None
+    at: Expansion
 
 
 class Found(NamedTuple):
@@ -87,9 +88,7 @@ def minimise(start: Iterate, tolerance: float, max_iterations: int) -> Found:
     near = max(NEAR, tolerance)
 
     def look(it: Iterate, k: int) -> tuple[Iterate, Tensor, Found]:
-        at = expand(it)
-        it = it._replace(at=at)
-        status = _judge(it, near)
+        at, status = it.at, _judge(it, near)
         if k == max_iterations:
             status = torch.where(status == RUNNING, STUCK, status)
         side = active_side(it)
@@ -105,41 +104,41 @@ def begin(stage: Stage, x_init: Tensor, u: Tensor, lower: Tensor, upper: Tensor,
     the multipliers of rows that are active there are estimated, and not begun at 0."""
     layout, N = stage.layout, len(u)
     tau = _rollout(stage, x_init, torch.maximum(torch.minimum(u, upper), lower))
-    mu = tau.new_zeros(N, layout.T, layout.k)
-    one = tau.new_ones(N)
-    side = torch.zeros(u.shape, dtype=torch.int64, device=u.device)
-    it = Iterate(stage, tau, lower, upper, mu, one, side, 0 * one, 0.25 * one, torch.inf * one, None)
-    it = it._replace(side=_touching(it))
+    mu, one = tau.new_zeros(N, layout.T, layout.k), tau.new_ones(N)
+    at = expand(stage, tau, lower, upper, mu, one)
+    side = _touching(tau[..., layout.n :], lower, upper)
+    it = Iterate(stage, tau, lower, upper, mu, one, side, 0 * one, 0.25 * one, torch.inf * one, at)
     if not layout.k:
         return it
-    at = expand(it)
     G = at.jacobian[:, :, 1 + layout.n :]
     curvature = largest(_cost_hessian(it).flatten(1)) + 1e-12
     steepness = G.square().sum(-1).flatten(1).amax(1)
-    it = it._replace(rho=FIRST_PENALTY * curvature / torch.where(steepness > 0, steepness, 1))
-    return it._replace(mu=_estimate_multipliers(it, at)) if warm else it
+    rho = FIRST_PENALTY * curvature / torch.where(steepness > 0, steepness, 1)
+    mu = _estimate_multipliers(it) if warm else mu
+    return it._replace(rho=rho, mu=mu, at=expand(stage, tau, lower, upper, mu, rho))
 
 
-def expand(it: Iterate) -> Expansion:
+def expand(stage: Stage, tau: Tensor, lower: Tensor, upper: Tensor, mu: Tensor, rho: Tensor) -> Expansion:
     """Everything to first order."""
-    layout, n = it.stage.layout, it.stage.layout.n
-    values, J = (v.movedim(1, 0) for v in it.stage.expand(it.tau.movedim(1, 0)))
+    layout, n = stage.layout, stage.layout.n
+    values, J = (v.movedim(1, 0) for v in stage.expand(tau.movedim(1, 0)))
     g, G = layout.rows(values), J[:, :, 1 + n :]
-    mu = (it.mu + it.rho[:, None, None] * g).clamp_min(0)
+    mu = (mu + rho[:, None, None] * g).clamp_min(0)
     gradient = J[:, :, 0] + torch.einsum("btki,btk->bti", G, mu)
     costate, slope = _adjoint(gradient, J[:, :, 1 : 1 + n], n)
     terms = torch.maximum(largest(gradient, (1, 2)), largest(costate, (1, 2)))
-    resting = ((it.tau[..., n:] <= it.lower) & (slope >= 0)) | ((it.tau[..., n:] >= it.upper) & (slope <= 0))
+    u = tau[..., n:]
+    resting = ((u <= lower) & (slope >= 0)) | ((u >= upper) & (slope <= 0))
     residual = largest(torch.where(resting, 0, slope), (1, 2)) / terms.clamp_min(torch.finfo(terms.dtype).tiny)
     # A cost that vanishes with all its derivatives is at its minimum, and nothing is left to be relative to.
-    residual = torch.where(terms <= 1e-14 * (1 + largest(it.tau, (1, 2))), 0, residual)
-    off = torch.where(mu > 0, g.abs(), g.clamp_min(0)) / _row_scale(it, G)
+    residual = torch.where(terms <= 1e-14 * (1 + largest(tau, (1, 2))), 0, residual)
+    off = torch.where(mu > 0, g.abs(), g.clamp_min(0)) / _row_scale(tau, G)
     return Expansion(values, J, mu, gradient, costate, slope, residual, largest(off, (1, 2)))
 
 
-def _row_scale(it: Iterate, G: Tensor) -> Tensor:
+def _row_scale(tau: Tensor, G: Tensor) -> Tensor:
     """What a row's value is relative to: the terms of its linear model, ``(N, 1, k)``."""
-    return (G.abs() * (1 + it.tau.abs()).unsqueeze(-2)).sum(-1).amax(1, keepdim=True).clamp_min(1e-12)
+    return (G.abs() * (1 + tau.abs()).unsqueeze(-2)).sum(-1).amax(1, keepdim=True).clamp_min(1e-12)
 
 
 def _adjoint(gradient: Tensor, F: Tensor, n: int) -> tuple[Tensor, Tensor]:
@@ -155,20 +154,17 @@ def _adjoint(gradient: Tensor, F: Tensor, n: int) -> tuple[Tensor, Tensor]:
 
 def active_side(it: Iterate) -> Tensor:
     """The bounds that hold a control back, ``(N, T, m)``: −1, 0 or 1."""
-    assert it.at is not None
-    touching, slope = _touching(it), it.at.slope
+    touching, slope = _touching(it.tau[..., it.stage.layout.n :], it.lower, it.upper), it.at.slope
     fixed = it.lower == it.upper
     return torch.where(fixed | (touching * slope < 0), touching, 0)
 
 
-def _touching(it: Iterate) -> Tensor:
-    u = it.tau[..., it.stage.layout.n :]
-    return (u >= it.upper).long() - ((u <= it.lower) & ~(u >= it.upper)).long()
+def _touching(u: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    return (u >= upper).long() - ((u <= lower) & ~(u >= upper)).long()
 
 
 def _judge(it: Iterate, near: float) -> Tensor:
     at = it.at
-    assert at is not None
     status = torch.where((at.residual <= near) & (at.violation <= near), SOLVED, RUNNING)
     exhausted = it.damping > MOST_DAMPING
     status = torch.where((status == RUNNING) & exhausted, STUCK, status)
@@ -180,26 +176,24 @@ def _judge(it: Iterate, near: float) -> Tensor:
 
 
 def _relative_penalty(it: Iterate) -> Tensor:
-    assert it.at is not None
     G = it.at.jacobian[:, :, 1 + it.stage.layout.n :]
     return it.rho * G.square().sum(-1).flatten(1).amax(1) / (largest(it.at.jacobian[:, :, 0], (1, 2)) + 1)
 
 
 def _violated_at_start(it: Iterate) -> Tensor:
     """Whether x_init alone violates a row that no control of the first time can help."""
-    assert it.at is not None
     layout = it.stage.layout
     G = it.at.jacobian[:, :, 1 + layout.n :]
     helpless = (G[:, 0, :, layout.n :] == 0).all(-1)
-    off = layout.rows(it.at.values)[:, 0] / _row_scale(it, G)[:, 0]
+    off = layout.rows(it.at.values)[:, 0] / _row_scale(it.tau, G)[:, 0]
     return (helpless & (off > 1e-7)).any(-1)
 
 
-def _estimate_multipliers(it: Iterate, at: Expansion) -> Tensor:
+def _estimate_multipliers(it: Iterate) -> Tensor:
     """μ of the rows that are active at the trajectory, from the linear–quadratic model in which they stay so."""
-    layout, n = it.stage.layout, it.stage.layout.n
+    at, layout, n = it.at, it.stage.layout, it.stage.layout.n
     g, G = layout.rows(at.values), at.jacobian[:, :, 1 + n :]
-    active = g >= -NEAR * _row_scale(it, G)
+    active = g >= -NEAR * _row_scale(it.tau, G)
     H = _convex(_cost_hessian(it)).movedim(1, 0).double()
     F, rows = (M.movedim(1, 0).double() for M in (at.jacobian[:, :-1, 1 : 1 + n], G))
     kkt = assemble(H, F, time_first(it.side) != 0, rows, time_first(active))
@@ -215,8 +209,7 @@ def _estimate_multipliers(it: Iterate, at: Expansion) -> Tensor:
 
 def step(it: Iterate) -> Iterate:
     """A model, its policy, and the longest step that decreases the merit."""
-    at, layout, n = it.at, it.stage.layout, it.stage.layout.n
-    assert at is not None
+    at, n = it.at, it.stage.layout.n
     H = _model_hessian(it)
     F = at.jacobian[:, :-1, 1 : 1 + n].movedim(1, 0).double()
     c = at.gradient.movedim(1, 0).unsqueeze(-1).double()
@@ -242,7 +235,6 @@ def step(it: Iterate) -> Iterate:
 def _model_hessian(it: Iterate) -> Tensor:
     """The exact Hessian where full steps are taken and it is convex on the free controls, else Gauss and Newton's."""
     at, layout, n = it.at, it.stage.layout, it.stage.layout.n
-    assert at is not None
     penalty = torch.where(at.mu > 0, it.rho[:, None, None], 0)
     G = at.jacobian[:, :, 1 + n :]
     of_rows = torch.einsum("btki,btk,btkj->btij", G, penalty, G) if layout.k else 0
@@ -287,36 +279,52 @@ def _convex(H: Tensor) -> Tensor:
 
 
 def _search(it: Iterate, K: Tensor, k: Tensor, slope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Roll the policy out at step lengths 1, ½, ¼, … at once: the trajectory of the longest that decreases the merit
-    enough, the values of its rows, and its length ``(N,)``, 0 if there is none."""
-    at = it.at
-    assert at is not None
-    layout, n = it.stage.layout, it.stage.layout.n
-    lengths = 0.5 ** torch.arange(LENGTHS, device=k.device, dtype=k.dtype)
-    x = it.tau[:, 0, :n].expand(LENGTHS, -1, -1)
-    taus, values = [], []
-    for t in range(layout.T):
-        dx = x - it.tau[:, t, :n]
-        u = it.tau[:, t, n:] + lengths[:, None, None] * k[:, t] + torch.einsum("bij,abj->abi", K[:, t], dx)
-        u = torch.maximum(torch.minimum(u, it.upper[:, t]), it.lower[:, t])
-        tau = torch.cat([x, u], -1)
-        value = torch.func.vmap(it.stage.at, in_dims=(0, None))(tau, torch.tensor(t, device=k.device))
-        taus.append(tau)
-        values.append(value)
-        x = layout.next_state(value)
-    tau, value = torch.stack(taus, 2), torch.stack(values, 2)
+    """The trajectory of the longest step of 1, ½, ¼, … along the policy that decreases the merit enough, the values of
+    its rows, and its length ``(N,)``, 0 if there is none. Whoever can't take the full step tries all others at once."""
+    at, layout = it.at, it.stage.layout
+    tau, values = _roll_out(it, K, k)
+    length = _good(it, values, slope, 1.0).to(k.dtype)
+    left = (length == 0) & torch.isfinite(slope)
+    if left.any():
+        part = select((it, K, k, slope), left)
+        chosen = _search_shorter(*part)
+        tau, values, length = scatter((tau, values, length), left, chosen)
+    moved = length > 0
+    tau, values = where(moved, (tau, values), (it.tau, at.values))
+    return tau, layout.rows(values), length
+
+
+def _search_shorter(it: Iterate, K: Tensor, k: Tensor, slope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    lengths = 0.5 ** torch.arange(1, LENGTHS, device=k.device, dtype=k.dtype)
+    tau, values = torch.func.vmap(lambda a: _roll_out(it, K, a * k))(lengths)
     with torch.no_grad():
-        before = _merit(it, at.values)
-        after = _merit(it, value)
-        rounding = 10 * torch.finfo(k.dtype).eps * at.values[..., 0].abs().sum(-1)
-        model = SUFFICIENT_DECREASE * lengths[:, None] * slope
-        good = torch.isfinite(after) & (after <= before + model + rounding) & torch.isfinite(slope)
+        good = torch.stack([_good(it, v, slope, float(a)) for v, a in zip(values, lengths, strict=True)])
         best = good.long().argmax(0)
         length = torch.where(good.any(0), lengths[best], 0)
     chosen = torch.arange(len(best), device=k.device)
-    moved = (length > 0)[:, None, None]
-    tau = torch.where(moved, tau[best, chosen], it.tau)
-    return tau, torch.where(moved, layout.rows(value[best, chosen]), layout.rows(at.values)), length
+    return tau[best, chosen], values[best, chosen], length
+
+
+def _roll_out(it: Iterate, K: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+    """τ and the values of the stages for u = ū + k + K (x − x̄), between the bounds."""
+    layout, n = it.stage.layout, it.stage.layout.n
+    x, taus, values = it.tau[:, 0, :n], [], []
+    for t in range(layout.T):
+        u = it.tau[:, t, n:] + k[:, t] + times(K[:, t], x - it.tau[:, t, :n])
+        u = torch.maximum(torch.minimum(u, it.upper[:, t]), it.lower[:, t])
+        taus.append(torch.cat([x, u], -1))
+        values.append(it.stage.at(taus[-1], torch.tensor(t, device=k.device)))
+        x = layout.next_state(values[-1])
+    return torch.stack(taus, 1), torch.stack(values, 1)
+
+
+@torch.no_grad()
+def _good(it: Iterate, values: Tensor, slope: Tensor, length: float) -> Tensor:
+    """Whether the merit decreases by a fraction of what the slope promises; rounding is forgiven."""
+    before, after = _merit(it, it.at.values), _merit(it, values)
+    rounding = 10 * torch.finfo(values.dtype).eps * it.at.values[..., 0].abs().sum(-1)
+    enough = after <= before + SUFFICIENT_DECREASE * length * slope + rounding
+    return enough & torch.isfinite(after) & torch.isfinite(slope)
 
 
 def _merit(it: Iterate, values: Tensor) -> Tensor:
@@ -331,24 +339,28 @@ def _merit(it: Iterate, values: Tensor) -> Tensor:
 
 def _update(it: Iterate, tau: Tensor, rows: Tensor, length: Tensor, side: Tensor) -> Iterate:
     """Damping, multipliers and penalty after a step."""
-    at = it.at
-    assert at is not None
     grown = (10 * it.damping).clamp_min(1e-4)
     shrunk = torch.where(it.damping > 1e-3, it.damping / 100, 0)
     damping = torch.where(length == 0, grown, torch.where(length >= 0.5, shrunk, it.damping))
     it = it._replace(tau=tau, side=side, damping=damping, length=length)
-    if not it.stage.layout.k:
-        return it
-    ready = (length == 1) | (at.residual <= NEAR)
+    if it.stage.layout.k:
+        it = _update_multipliers(it, rows)
+    return it._replace(at=expand(it.stage, tau, it.lower, it.upper, it.mu, it.rho))
+
+
+def _update_multipliers(it: Iterate, rows: Tensor) -> Iterate:
+    """New multipliers after a full step that ends near a minimum of (1), and a larger penalty if that hardly helped."""
+    at = it.at
+    ready = ((it.length == 1) & (at.residual <= SETTLED)) | (at.residual <= NEAR)
     mu = torch.where(ready[:, None, None], (it.mu + it.rho[:, None, None] * rows).clamp_min(0), it.mu)
-    G = at.jacobian[:, :, 1 + it.stage.layout.n :]
-    off = torch.where(mu > 0, rows.abs(), rows.clamp_min(0)) / _row_scale(it, G)
-    violation = largest(off, (1, 2))
+    off = torch.where(mu > 0, rows.abs(), rows.clamp_min(0))
+    violation = largest(off / _row_scale(it.tau, at.jacobian[:, :, 1 + it.stage.layout.n :]), (1, 2))
     slow = ready & (violation > 0.25 * it.last_violation) & (violation > 0.1 * NEAR)
-    rho = torch.where(slow, 10 * it.rho, it.rho)
-    last = torch.where(ready, violation, it.last_violation)
-    damping = torch.where((length == 0) & ready, it.damping, damping)
-    return it._replace(mu=mu, rho=rho, last_violation=last, damping=damping)
+    return it._replace(
+        mu=mu,
+        rho=torch.where(slow, 10 * it.rho, it.rho),
+        last_violation=torch.where(ready, violation, it.last_violation),
+    )
 
 
 def _rollout(stage: Stage, x: Tensor, u: Tensor) -> Tensor:
@@ -358,10 +370,3 @@ def _rollout(stage: Stage, x: Tensor, u: Tensor) -> Tensor:
         taus.append(torch.cat([x, u[:, t]], -1))
         x = stage.layout.next_state(stage.at(taus[-1], torch.tensor(t, device=u.device)))
     return torch.stack(taus, 1)
-
-
-def controls_to_start_from(u_init: Tensor | None, batch: torch.Size, layout: Layout, like: Tensor) -> Tensor:
-    """u_init, or zeros, ``(*batch, T, m)``."""
-    if u_init is None:
-        return like.new_zeros(*batch, layout.T, layout.m)
-    return u_init.expand(*batch, layout.T, layout.m)

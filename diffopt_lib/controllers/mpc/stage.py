@@ -2,8 +2,8 @@
 
     s_t(τ) = ( cost(x, u, t),   dynamics(x, u, t),   constraints(x, u, t) )                                (1)
 
-One call gives everything that a rollout needs; one pull-back with the weights (1, λ_{t+1}, μ_t) gives the gradient of the
-Hamiltonian, and two its Hessian, in which the second derivatives of the dynamics are weighted by the costates.
+One call gives everything that a rollout needs; one pull-back with the weights (1, λ_{t+1}, μ_t) gives the gradient of
+the Hamiltonian, and two its Hessian, in which the second derivatives of the dynamics are weighted by the costates.
 """
 
 from __future__ import annotations
@@ -74,7 +74,9 @@ def takes_time(f: Callable[..., Any]) -> bool:
         parameters = inspect.signature(f.forward if isinstance(f, nn.Module) else f).parameters.values()
     except (TypeError, ValueError):  # some builtins have no signature
         return False
-    required = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty]
+    required = [
+        p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty
+    ]
     return len(required) >= 3
 
 
@@ -87,7 +89,7 @@ def _check_shapes(values: dict[str, Tensor], x: Tensor) -> None:
             torch.broadcast_shapes(of_batch, x.shape[:-1])
         except RuntimeError:
             raise ValueError(
-                f"{name}(x, u) must have the batch dimensions of x, {tuple(x.shape[:-1])}, got shape {tuple(value.shape)}"
+                f"{name}(x, u) must have the batch dimensions of x, {tuple(x.shape[:-1])}, got {tuple(value.shape)}"
             ) from None
 
 
