@@ -120,7 +120,7 @@ def cem(
     seeds = _seeds(iterations, generator, mean.detach())
 
     start = (mean, std)
-    state = (mean, std, torch.zeros_like(mean[..., 0]))
+    state: tuple[Tensor, ...] = (mean, std, torch.zeros_like(mean[..., 0]))
     kept = {"truncated": min(truncate, iterations), "implicit": 0}.get(gradient, iterations)
     parameters = (low, high, tau, *hidden)
     with torch.no_grad():

@@ -50,16 +50,10 @@ def one_step_in_numpy(mean, std, noise, target, elites):
 
 
 def test_with_hard_elites_it_is_the_textbook_method():
-    noise = None
-
-    def spy(y):
-        nonlocal noise
-        return bowl(TARGET)(y)
-
     # The samples are those of the iteration's own seed.
     seed = torch.randint(2**62, (1,), generator=seeded()).item()
     noise = torch.randn(3, 50, 2, generator=seeded(seed), dtype=DOUBLE).numpy()
-    solution = cem(spy, *START, samples=50, elites=5, iterations=1, tau=0.0, generator=seeded())
+    solution = cem(bowl(TARGET), *START, samples=50, elites=5, iterations=1, tau=0.0, generator=seeded())
     for i in range(3):
         mean, std = one_step_in_numpy(np.zeros(2), 2.0, noise[i], TARGET[i].numpy(), 5)
         np.testing.assert_allclose(solution.mean[i], mean)
@@ -67,11 +61,11 @@ def test_with_hard_elites_it_is_the_textbook_method():
 
 
 def test_as_the_temperature_falls_it_becomes_the_one_with_hard_elites():
-    options = dict(samples=40, elites=4, iterations=3)
+    options = dict(samples=40, elites=4, iterations=2)
     hard = cem(bowl(TARGET), *START, tau=0.0, generator=seeded(), **options)
     errors = [
         (cem(bowl(TARGET), *START, tau=tau, generator=seeded(), **options).y - hard.y).abs().max().item()
-        for tau in (1.0, 1e-2, 1e-4)
+        for tau in (1.0, 1e-3, 1e-5)
     ]
     assert errors[0] > errors[1] > errors[2] and errors[2] < 1e-6
 
@@ -126,17 +120,11 @@ def test_truncated_is_the_gradient_of_the_last_iterations_from_a_distribution_th
     solution = run("truncated", *tensors, iterations=5, truncate=2)
     (ours,) = torch.autograd.grad(solution.y.sum(), tensors[0])
     torch.testing.assert_close(solution.y, run("unroll", *tensors, iterations=5).y)
-    (whole,) = torch.autograd.grad(
-        run("truncated", *inputs_with(tensors), iterations=5, truncate=5).y.sum(), tensors[0]
-    )
+    (whole,) = torch.autograd.grad(run("truncated", *tensors, iterations=5, truncate=5).y.sum(), tensors[0])
     (unrolled,) = torch.autograd.grad(run("unroll", *tensors, iterations=5).y.sum(), tensors[0])
     torch.testing.assert_close(whole, unrolled)
     assert (ours - unrolled).abs().max() > 1e-6
     assert torch.autograd.grad(run("truncated", *tensors, truncate=2).y.sum(), tensors[1], allow_unused=True)[0] is None
-
-
-def inputs_with(tensors):
-    return tensors
 
 
 class TestImplicit:
@@ -178,7 +166,7 @@ class TestImplicit:
 
     def test_it_is_refused_where_the_gradient_of_f_does_not_vanish(self):
         options = dict(iterations=30, tau=0.0, gradient="implicit", generator=seeded())
-        with pytest.raises(SolverError):
+        with pytest.raises(SolverError, match="∇f is not small"):
             cem(lambda y: (y - 0.3).abs().sum(-1), *START, **options)
 
 

@@ -6,9 +6,9 @@
     G_t dτ_t = row_at   for active rows, dμ = 0 for the others
 
 Held controls leave the Riccati recursion, :mod:`..riccati`. Active rows may tie several times together, which a
-recursion can't. They are made elastic, G dτ − dμ/w = row_at with a large weight w, so that they join H as Gᵀ w G, and the error
-of that is repaired by solving for what is left of (1) a few times more: it shrinks by about w each time. Rows that
-depend on each other share what they must do; that is where a Schur complement would be singular.
+recursion can't. They are made elastic, G dτ − dμ/w = row_at with a large weight w, so that they join H as Gᵀ w G, and
+the error of that is repaired by solving for what is left of (1) a few times more: it shrinks by about w each time. Rows
+that depend on each other share what they must do; that is where a Schur complement would be singular.
 """
 
 from __future__ import annotations

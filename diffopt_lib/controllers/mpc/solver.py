@@ -42,7 +42,7 @@ MOST_DAMPING = 1e8  # relative to the Hessian; an element that needs more is stu
 
 
 class Expansion(NamedTuple):
-    """What is known at a trajectory: values and Jacobians of the stages, multipliers, and how far it is from optimal."""
+    """What is known at a trajectory: values and Jacobians of the stages, multipliers, and distance from optimality."""
 
     values: Tensor
     jacobian: Tensor
