@@ -98,9 +98,10 @@ def settle(problem: Boxed, side: Tensor, rounds: int = ROUNDS) -> Activity:
     """The active set method from a guess."""
 
     def look(guess: Guess, k: int) -> tuple[Guess, Tensor, Activity]:
-        after, stays = _reconsider(guess.problem, guess.side)
+        after, convex = _reconsider(guess.problem, guess.side)
+        stays = convex & (after == guess.side).all(-1).all(-1)
         spent = torch.full(stays.shape, k + 1, device=stays.device)
-        return guess._replace(after=after), stays, Activity(guess.side, stays, spent)
+        return guess._replace(after=after), stays | ~convex, Activity(guess.side, stays, spent)
 
     def step(guess: Guess) -> Guess:
         return guess._replace(side=guess.after)
@@ -109,7 +110,7 @@ def settle(problem: Boxed, side: Tensor, rounds: int = ROUNDS) -> Activity:
 
 
 def _reconsider(problem: Boxed, side: Tensor) -> tuple[Tensor, Tensor]:
-    """The sides that the solution for these sides suggests, and whether they are the same, ``(N,)``."""
+    """The sides that the solution for these sides suggests, and whether there is one, ``(N,)``."""
     side = side.movedim(1, 0).unsqueeze(-1)
     _, solution = problem.held(side)
     u, nu = solution.tau[..., problem.x1.shape[-2] :, :], solution.nu
@@ -119,8 +120,7 @@ def _reconsider(problem: Boxed, side: Tensor) -> tuple[Tensor, Tensor]:
     kept = torch.where(released, 0, side)
     free = side == 0
     after = torch.where(free & (u < problem.lower - slip), -1, torch.where(free & (u > problem.upper + slip), 1, kept))
-    stays = (after == side).all(-1).all(-1).all(0) & torch.isfinite(u).all(-1).all(-1).all(0)
-    return after.squeeze(-1).movedim(0, 1), stays
+    return after.squeeze(-1).movedim(0, 1), torch.isfinite(u).all(-1).all(-1).all(0)
 
 
 # The interior point method

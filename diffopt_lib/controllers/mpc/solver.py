@@ -27,7 +27,7 @@ from torch import Tensor
 from ...batch.products import largest, times
 from ...batch.rows import iterate, scatter, select, where
 from ...solution import INFEASIBLE, RUNNING, SOLVED, STUCK, UNDEFINED
-from ..boxed import Boxed, find_active
+from ..boxed import Boxed, find_active, settle
 from ..riccati import factorise, find_policy, follow
 from .kkt import assemble, solve_system
 from .layout import time_first
@@ -209,51 +209,70 @@ def _estimate_multipliers(it: Iterate) -> Tensor:
 
 def step(it: Iterate) -> Iterate:
     """A model, its policy, and the longest step that decreases the merit."""
-    at, n = it.at, it.stage.layout.n
-    H = _model_hessian(it)
-    F = at.jacobian[:, :-1, 1 : 1 + n].movedim(1, 0).double()
-    c = at.gradient.movedim(1, 0).unsqueeze(-1).double()
-    u = it.tau[..., n:]
-    lower, upper = (time_first(bound - u).double() for bound in (it.lower, it.upper))
-    still = torch.zeros_like(F[..., :1])
-    model = Boxed(H, c, F, still, torch.zeros_like(c[0, :, :n]), lower, upper)
-    with torch.no_grad():
-        found = find_active(model, it.side, max_iterations=30)
-    side = time_first(found.side)
-    at_bound = torch.where(side < 0, lower, torch.where(side > 0, upper, 0))
-    factor = factorise(H, F, side != 0)
-    policy = find_policy(factor, c + torch.matmul(H[..., n:], at_bound), torch.matmul(F[..., n:], at_bound[:-1]))
-    k = policy.k + at_bound
-    d = follow(factor, k, None, model.x1)
-    slope = (c * d).sum((0, 2, 3)).to(it.tau.dtype)
-    sound = factor.sound.all(0) & found.confirmed & (slope <= 0)
+    n = it.stage.layout.n
+    model, side, confirmed = _solve_model(it)
+    side = time_first(side)
+    at_bound = torch.where(side < 0, model.lower, torch.where(side > 0, model.upper, 0))
+    factor = factorise(model.C, model.F, side != 0)
+    of_bounds = torch.matmul(model.C[..., n:], at_bound), torch.matmul(model.F[..., n:], at_bound[:-1])
+    k = find_policy(factor, model.c + of_bounds[0], of_bounds[1]).k + at_bound
+    slope = (model.c * follow(factor, k, None, model.x1)).sum((0, 2, 3)).to(it.tau.dtype)
+    sound = factor.sound.all(0) & confirmed & (slope <= 0)
     K, k = (v.movedim(1, 0).to(it.tau.dtype) for v in (factor.K, k.squeeze(-1)))
     tau, rows, length = _search(it, K, k, torch.where(sound, slope, -torch.inf))
-    return _update(it, tau, rows, length, found.side)
+    return _update(it, tau, rows, length, side.squeeze(-1).movedim(1, 0))
 
 
-def _model_hessian(it: Iterate) -> Tensor:
-    """The exact Hessian where full steps are taken and it is convex on the free controls, else Gauss and Newton's."""
-    at, layout, n = it.at, it.stage.layout, it.stage.layout.n
-    penalty = torch.where(at.mu > 0, it.rho[:, None, None], 0)
-    G = at.jacobian[:, :, 1 + n :]
-    of_rows = torch.einsum("btki,btk,btkj->btij", G, penalty, G) if layout.k else 0
+def _solve_model(it: Iterate) -> tuple[Boxed, Tensor, Tensor]:
+    """The linear–quadratic model of the steps from a trajectory, its active bounds ``(N, T, m)``, and whether they are
+    confirmed. Its Hessian is exact where long steps are taken and the model then settles, else Gauss and Newton's."""
     exact = (it.length >= 0.5) & (it.damping == 0)
-    H = at.gradient.new_zeros(())
-    if exact.any():
-        future = torch.nn.functional.pad(at.costate[:, 1:], (0, 0, 0, 1))
-        weights = torch.cat([torch.ones_like(future[..., :1]), future, at.mu], -1)
-        H = it.stage.hessian(it.tau.movedim(1, 0), weights.movedim(1, 0)).movedim(0, 1) + of_rows
-        F = at.jacobian[:, :-1, 1 : 1 + n].movedim(1, 0).double()
-        with torch.no_grad():
-            exact = exact & factorise(H.movedim(1, 0).double(), F, time_first(it.side) != 0).sound.all(0)
+    H = _exact_hessian(it) if exact.any() else None
     if not exact.all():
-        approximate = _convex(_cost_hessian(it)) + of_rows
-        H = torch.where(exact[:, None, None, None], H, approximate)
-    size = largest(H.flatten(1)).detach()
-    ridge = (it.damping * size)[:, None, None].expand(it.tau.shape)
-    H = H + torch.diag_embed(ridge)
-    return torch.lerp(H, H.mT, 0.5).movedim(1, 0).double()
+        approximate = _gauss_newton_hessian(it)
+        H = approximate if H is None else torch.where(exact[:, None, None, None], H, approximate)
+    model = _model(it, H)
+    with torch.no_grad():
+        found = settle(model, it.side)
+        left = ~found.confirmed
+        if not left.any():
+            return model, found.side, found.confirmed
+        again = select(it, left)
+    H = scatter(H, left, _gauss_newton_hessian(again))
+    with torch.no_grad():
+        found = scatter(found, left, find_active(_model(it, H).select(left), again.side, max_iterations=30))
+    return _model(it, H), found.side, found.confirmed
+
+
+def _model(it: Iterate, H: Tensor) -> Boxed:
+    """The model of a step dτ with a Hessian ``(N, T, n + m, n + m)``, damped, in float64."""
+    n = it.stage.layout.n
+    ridge = (it.damping * largest(H.flatten(1)).detach())[:, None, None].expand(it.tau.shape)
+    H = (torch.lerp(H, H.mT, 0.5) + torch.diag_embed(ridge)).movedim(1, 0).double()
+    F = it.at.jacobian[:, :-1, 1 : 1 + n].movedim(1, 0).double()
+    c = it.at.gradient.movedim(1, 0).unsqueeze(-1).double()
+    lower, upper = (time_first(bound - it.tau[..., n:]).double() for bound in (it.lower, it.upper))
+    return Boxed(H, c, F, torch.zeros_like(F[..., :1]), torch.zeros_like(c[0, :, :n]), lower, upper)
+
+
+def _exact_hessian(it: Iterate) -> Tensor:
+    """Of the Hamiltonian and the penalty, ``(N, T, n + m, n + m)``."""
+    future = torch.nn.functional.pad(it.at.costate[:, 1:], (0, 0, 0, 1))
+    weights = torch.cat([torch.ones_like(future[..., :1]), future, it.at.mu], -1)
+    return it.stage.hessian(it.tau.movedim(1, 0), weights.movedim(1, 0)).movedim(0, 1) + _stiffness(it)
+
+
+def _gauss_newton_hessian(it: Iterate) -> Tensor:
+    """Of the cost, made convex, and the penalty."""
+    return _convex(_cost_hessian(it)) + _stiffness(it)
+
+
+def _stiffness(it: Iterate) -> Tensor | int:
+    """What the penalty adds to either: ρ Gᵀ G over the rows that push."""
+    if not it.stage.layout.k:
+        return 0
+    G = it.at.jacobian[:, :, 1 + it.stage.layout.n :]
+    return torch.einsum("btki,btk,btkj->btij", G, torch.where(it.at.mu > 0, it.rho[:, None, None], 0), G)
 
 
 def _cost_hessian(it: Iterate) -> Tensor:
