@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from functools import partial
 from typing import Any
 
 import torch
@@ -37,7 +38,8 @@ def ours(problem: Control) -> Forward:
     return by_autograd(problem.parameters, solve)
 
 
-def mpc_pytorch(problem: Control) -> Forward:
+def mpc_pytorch(problem: Control, iterations: int = 10) -> Forward:
+    """As it comes: at most 10 iterations. A linear problem needs one, for whoever knows; it can't know itself."""
     from mpc import mpc as package
 
     n, T, m = problem.x_init.shape[1], *problem.y_shape[1:]
@@ -46,7 +48,7 @@ def mpc_pytorch(problem: Control) -> Forward:
         n,
         m,
         T,
-        lqr_iter=100 if problem.bounded else 1,
+        lqr_iter=iterations,
         verbose=-1,
         exit_unconverged=False,
         detach_unconverged=False,
@@ -131,6 +133,7 @@ def tiny_only(problem: Control) -> str | None:
 METHODS = [
     Method("ours", "diffopt_lib", "diffopt_lib.controllers", ours, in_torch=True),
     Method("mpc.pytorch", "mpc", "mpc", mpc_pytorch, free_only, in_torch=True),
+    Method("mpc.pytorch (1)", "mpc", "mpc", partial(mpc_pytorch, iterations=1), free_only, in_torch=True),
     Method("solve_qp", "diffopt_lib", "diffopt_lib.layers", as_quadratic_program, small_only, in_torch=True),
     Method("cvxpylayers", "cvxpylayers", "cvxpylayers.torch", cvxpylayers, tiny_only),
 ]

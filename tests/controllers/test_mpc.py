@@ -197,6 +197,17 @@ def test_unrolled_and_one_step_gradients_are_exact_at_convergence():
     torch.testing.assert_close(gradients("unroll"), exact, rtol=1e-4, atol=1e-6)
 
 
+def test_a_smoothed_gradient_is_not_zero_where_every_control_is_at_its_bound():
+    x_init = upright(3.0, 0.3).requires_grad_()
+    options = dict(u_lower=-0.5, u_upper=0.5)
+    sharp, smooth = (mpc(x_init, swing_up, Pendulum(), 8, smoothing=mu, **options) for mu in (0.0, 1e-3))
+    torch.testing.assert_close(smooth.u, sharp.u)
+    moving = sharp.u[:-1]
+    assert (moving.abs() == 0.5).all()
+    assert (torch.autograd.grad(moving.sum(), x_init)[0] == 0).all()
+    assert (torch.autograd.grad(smooth.u[:-1].sum(), x_init)[0] != 0).any()
+
+
 def test_the_gradient_of_the_cost_alone_is_the_envelope_theorems():
     def value(mass, x_init):
         return mpc(x_init, swing_up, Pendulum(mass=mass), 8, u_lower=-5.0, u_upper=5.0, tolerance=1e-10).cost

@@ -8,6 +8,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from diffopt_lib import SolverError
 from diffopt_lib.controllers import lqr, mpc
+from diffopt_lib.layers import solve_qp
 
 DOUBLE = torch.float64
 
@@ -194,6 +195,40 @@ def test_float32_has_the_active_set_and_the_gradient_of_float64():
     assert ((a.upper_dual > 0) == (b.upper_dual > 0)).all() and ((a.lower_dual > 0) == (b.lower_dual > 0)).all()
     for g, e in zip(torch.autograd.grad(a.u.sum(), single), torch.autograd.grad(b.u.sum(), double), strict=True):
         assert (g - e).abs().max() <= 1e-4 * e.abs().max()
+
+
+class TestSmoothing:
+    def test_the_solution_stays_exact_and_has_the_derivative_of_the_central_path(self):
+        """min ½ (u − a)² s.t. u ≥ 0 has the path u = (a + √(a² + 4μ)) / 2."""
+        a = torch.tensor([-1.0, 0.0, 1e-3, 0.1, 1.0], dtype=DOUBLE, requires_grad=True)
+        C, c = torch.eye(2, dtype=DOUBLE), torch.stack([torch.zeros(5, dtype=DOUBLE), -a], -1).unsqueeze(-2)
+        F = torch.ones(1, 2, dtype=DOUBLE)
+        solution = mpc(torch.zeros(5, 1, dtype=DOUBLE), (C, c), F, 1, u_lower=0.0, smoothing=1e-2)
+        u, path = solution.u[:, 0, 0], (a + (a.square() + 4e-2).sqrt()) / 2
+        torch.testing.assert_close(u.detach(), a.detach().relu())
+        ours, expected = (torch.autograd.grad(v.sum(), a, create_graph=True)[0] for v in (u, path))
+        torch.testing.assert_close(ours, expected)
+        ours, expected = (torch.autograd.grad(g.sum(), a)[0] for g in (ours, expected))
+        torch.testing.assert_close(ours, expected)
+
+    def test_it_is_that_of_solve_qp_on_the_same_problem(self):
+        x_init, C, c, F, f = random_problem((2,), 3, 2, 1, seed=6)
+        x_init.requires_grad_()
+        ours = mpc(x_init, (C, c), (F, f), 3, u_lower=-0.4, u_upper=0.6, smoothing=1e-3).u.flatten(1)
+        Q, A = torch.zeros(2, 9, 9, dtype=DOUBLE), torch.zeros(2, 6, 9, dtype=DOUBLE)
+        for t in range(3):
+            Q[:, 3 * t : 3 * t + 3, 3 * t : 3 * t + 3] = C[:, t]
+            A[:, 2 * t : 2 * t + 2, 3 * t : 3 * t + 2] = -torch.eye(2, dtype=DOUBLE)
+            if t:
+                A[:, 2 * t : 2 * t + 2, 3 * t - 3 : 3 * t] = F[:, t - 1]
+        b = -torch.cat([x_init, f[:, 0], f[:, 1]], 1)
+        rows = torch.eye(9, dtype=DOUBLE)[2::3]
+        h = torch.tensor([0.6] * 3 + [0.4] * 3, dtype=DOUBLE)
+        program = solve_qp(Q, c.flatten(1), A, b, torch.cat([rows, -rows]), h, smoothing=1e-3).y[:, 2::3]
+        torch.testing.assert_close(ours, program)
+        for k in range(3):
+            a, e = (torch.autograd.grad(u[:, k].sum(), x_init, retain_graph=True)[0] for u in (ours, program))
+            torch.testing.assert_close(a, e, rtol=1e-6, atol=1e-9)
 
 
 def test_vmap_is_a_batch_and_jacobians_agree():

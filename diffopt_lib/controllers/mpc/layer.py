@@ -41,7 +41,7 @@ Frey et al., Differentiable nonlinear MPC, 2025.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, get_args
 
@@ -51,22 +51,18 @@ from torch import Tensor, nn
 from ...batch.shapes import align_batch, broadcast_batch
 from ...gradient import check_gradient, solve_differentiably
 from ...solution import (
-    INFEASIBLE,
-    SOLVED,
-    STUCK,
-    UNDEFINED,
     OnFailure,
     mark_failures,
-    raise_failed,
 )
-from ...validate import check_finite, check_floating, check_option, check_same_kind, values_visible
+from ...validate import check_finite, check_floating, check_option
 from ..envelope import optimal_value
+from .arguments import check_bounds, count_controls, probe, read_bound, read_start
 from .derivative import conditions, lagrangian, make_solve, split_parameters
-from .finish import polish
 from .layout import Layout, load, solve_for
 from .linear import as_function, solve_linear
-from .solver import begin, minimise
-from .stage import Model, Stage, make_model
+from .smoothing import inside, with_barrier
+from .solver import solve
+from .stage import Model, make_model, takes_time
 
 Cost = Callable[..., Tensor] | nn.Module | tuple[Tensor, Tensor]
 Dynamics = Callable[..., Tensor] | nn.Module | Tensor | tuple[Tensor, Tensor]
@@ -113,6 +109,7 @@ def mpc(
     u_init: Tensor | None = None,
     constraints: Callable[..., Tensor] | None = None,
     gradient: MPCGradient = "implicit",
+    smoothing: float = 0.0,
     controls: int | None = None,
     tolerance: float | None = None,
     max_iterations: int = 200,
@@ -137,6 +134,9 @@ def mpc(
         gradient: ``"implicit"``, the exact derivative; ``"gauss_newton"`` without the second derivatives of dynamics
             and constraints, which is biased wherever costates are not zero; ``"unroll"`` through the iterations,
             ``"one_step"`` through the last Newton step. See :mod:`diffopt_lib.gradient`.
+        smoothing: μ > 0 gives x, u, costates and duals the derivative of the point on the central path for μ, in the
+            units of the cost, instead of their own: smooth across changes of the active bounds, but biased. The
+            solution stays exact. Not with ``constraints``. See :mod:`.mpc.smoothing`.
         controls: m, needed where neither bounds nor u_init nor tensors say it: a dynamics module may have it as ``m``.
         tolerance: on the residual, by default 1e-8 in float64 and 1e-3 in float32. Linear–quadratic problems and models
             are solved in float64 in any case.
@@ -157,19 +157,35 @@ def mpc(
     check_finite("x_init", x_init)
     if horizon < 1:
         raise ValueError(f"horizon must be at least 1, got {horizon}")
-    m = _count_controls(cost, dynamics, u_lower, u_upper, u_init, controls, x_init.shape[-1])
-    lower = _bound("u_lower", u_lower, -torch.inf, horizon, m, x_init)
-    upper = _bound("u_upper", u_upper, torch.inf, horizon, m, x_init)
-    _check_bounds(lower, upper)
-    start = _start(u_init, horizon, m, x_init)
+    m = count_controls(cost, dynamics, u_lower, u_upper, u_init, controls, x_init.shape[-1])
+    lower = read_bound("u_lower", u_lower, -torch.inf, horizon, m, x_init)
+    upper = read_bound("u_upper", u_upper, torch.inf, horizon, m, x_init)
+    check_bounds(lower, upper)
+    start = read_start(u_init, horizon, m, x_init)
     tolerance = TOLERANCE[x_init.dtype] if tolerance is None else tolerance
+    if not 0 <= smoothing < torch.inf or (smoothing and constraints is not None):
+        raise ValueError(f"smoothing must be finite, at least 0, and 0 with constraints, got {smoothing}")
+    if smoothing:
+        solve_again = partial(
+            mpc,
+            x_init,
+            horizon=horizon,
+            gradient=gradient,
+            controls=m,
+            tolerance=tolerance,
+            max_iterations=max_iterations,
+            on_failure=on_failure,
+        )
+        exact = solve_again(cost=cost, dynamics=dynamics, u_lower=lower, u_upper=upper, u_init=u_init)
+        functions = as_function(cost, dynamics, x_init.shape[-1], horizon)
+        return _smoothed(exact, solve_again, functions, lower, upper, smoothing)
     if isinstance(cost, tuple) and isinstance(dynamics, (tuple, Tensor)) and constraints is None:
         options = (horizon, on_failure, tolerance)
         return MPCSolution(*solve_linear(x_init, cost, dynamics, lower, upper, start, *options))
     model = make_model(
         *as_function(cost, dynamics, x_init.shape[-1], horizon),
         constraints,
-        *_probe(x_init, lower, upper, start),
+        *probe(x_init, lower, upper, start),
         horizon,
     )
     return _solve_model(
@@ -217,37 +233,23 @@ def _solve_model(
     return _solution(z, layout, partial(lagrangian, f, layout), parameters, known[0], converged, iterations, residual)
 
 
-def solve(
-    f: Callable[..., Tensor],
-    layout: Layout,
-    start: Tensor,
-    theta: tuple[Tensor, ...],
-    warm: bool,
-    gradient: str,
-    tolerance: float,
-    max_iterations: int,
-    on_failure: OnFailure,
-) -> tuple[Tensor, ...]:
-    """z, residual, converged, iterations, and what the derivative needs: active bounds, active rows, the system."""
-    batch, N = start.shape[:-1], start.shape[:-1].numel()
-    x_init, lower, upper = theta[:3]
-    u = start.reshape(N, layout.T, layout.m)
-    lower, upper = (b.expand(*batch, layout.T, layout.m).reshape(u.shape) for b in (lower, upper))
-    x1 = x_init.reshape(N, layout.n)
-    stage = Stage.of(f, layout, theta, torch.cat([x1, u[:, 0]], -1).reshape(*batch, layout.n + layout.m))
-    found = minimise(begin(stage, x1, u, lower, upper, warm), tolerance, max_iterations)
-    parts = (t.reshape((*batch, *t.shape[1:])) for t in found)
-    tau, costate, nu, mu, side, status, iterations, _ = parts
-    active = mu > 0
-    z, side, active = layout.join(tau, costate, nu, mu), side.to(tau.dtype), active.to(tau.dtype)
-    polished = polish(f, layout, z, theta, side, active, status, tolerance, gradient == "gauss_newton")
-    if on_failure == "raise":
-        _raise_failed(polished.status, iterations, polished.residual, tolerance)
-    converged = polished.status == SOLVED
-    if on_failure == "nan":  # everything counts as active, so that NaN reaches the gradient of every argument
-        side = torch.where(converged[..., None, None], side, 1)
-        active = torch.where(converged[..., None, None], active, 1)
-    return polished.z, polished.residual, converged, iterations, side, active, *polished.stored
+def _smoothed(
+    exact: MPCSolution,
+    solve_again: Callable[..., MPCSolution],
+    functions: tuple[Callable[..., Tensor], Callable[..., Tensor]],
+    lower: Tensor,
+    upper: Tensor,
+    mu: float,
+) -> MPCSolution:
+    """The solution with the derivative of the point of the central path for μ, found from it."""
+    cost, dynamics = functions
+    start = inside(exact.u, exact.lower_dual, exact.upper_dual, lower, upper, mu)
+    of_path = with_barrier(cost, takes_time(cost), lower, upper, mu)
+    point = solve_again(cost=of_path, dynamics=dynamics, u_init=start)
+    below = torch.where(lower.isfinite(), point.u - lower, torch.inf)
+    above = torch.where(upper.isfinite(), upper - point.u, torch.inf)
+    of_point = dict(x=point.x, u=point.u, costate=point.costate, lower_dual=mu / below, upper_dual=mu / above)
+    return replace(exact, **{name: getattr(exact, name).detach() + (v - v.detach()) for name, v in of_point.items()})
 
 
 def _last_update(
@@ -275,78 +277,3 @@ def _solution(
     lower_dual, upper_dual = torch.where(side < 0, -nu, 0), torch.where(side > 0, nu, 0)
     x, u = tau[..., : layout.n], tau[..., layout.n :]
     return MPCSolution(x, u, cost, costate, lower_dual, upper_dual, mu, converged, iterations, residual.detach())
-
-
-def _raise_failed(status: Tensor, iterations: Tensor, residual: Tensor, tolerance: float) -> None:
-    raise_failed(
-        status,
-        {
-            INFEASIBLE: "the constraints can't be satisfied from x_init.",
-            UNDEFINED: "the solver ended where there is no strict minimum, or where cost or dynamics are not finite.",
-            STUCK: lambda failed: (
-                f"no convergence to a residual of {tolerance:.0e} in {iterations[failed].max().item()} iterations "
-                f"(it is {residual[failed].max().item():.1e})."
-            ),
-        },
-    )
-
-
-# The arguments
-
-
-def _count_controls(cost, dynamics, u_lower, u_upper, u_init, controls: int | None, n: int) -> int:
-    """m, from whatever knows it."""
-    if isinstance(dynamics, Tensor):
-        return dynamics.shape[-1] - n
-    if isinstance(dynamics, tuple):
-        return dynamics[0].shape[-1] - n
-    if isinstance(cost, tuple):
-        return cost[1].shape[-1] - n
-    for known in (u_init, u_lower, u_upper):
-        if isinstance(known, Tensor) and known.ndim:
-            return known.shape[-1]
-    m = controls if controls is not None else getattr(dynamics, "m", None)
-    if m is None:
-        raise ValueError("nothing says how many controls there are: give controls=m, u_init, or bounds of shape (m,)")
-    return int(m)
-
-
-def _bound(name: str, value: float | Tensor | None, default: float, T: int, m: int, like: Tensor) -> Tensor:
-    """A bound as ``(*batch, T or 1, m)``."""
-    value = default if value is None else value
-    if isinstance(value, Tensor):
-        check_same_kind("x_init", like, [(name, value)])
-    bound = torch.as_tensor(value, dtype=like.dtype, device=like.device)
-    if values_visible(bound) and bound.isnan().any():
-        raise ValueError(f"{name} must not be NaN")
-    bound = bound.reshape((1,) * max(0, 2 - bound.ndim) + bound.shape)
-    if bound.shape[-1] not in (1, m) or bound.shape[-2] not in (1, T):
-        expected = f"a number, (m,), (T, m) or (*batch, T, m) with T = {T} and m = {m}"
-        raise ValueError(f"{name} must be {expected}, got {tuple(bound.shape)}")
-    bound = torch.where(bound.detach().abs() >= 1e20, bound.detach().sign() * torch.inf, bound)
-    return bound.expand(*bound.shape[:-1], m)
-
-
-def _check_bounds(lower: Tensor, upper: Tensor) -> None:
-    broadcast_batch([("u_lower", lower, 2), ("u_upper", upper, 2)])
-    if values_visible(lower) and values_visible(upper) and (lower > upper).any():
-        raise ValueError("u_lower must not be above u_upper")
-
-
-def _start(u_init: Tensor | None, T: int, m: int, like: Tensor) -> Tensor:
-    """u_init or zeros, ``(*batch, T, m)``."""
-    if u_init is None:
-        return like.new_zeros(T, m)
-    check_floating("u_init", u_init)
-    check_same_kind("x_init", like, [("u_init", u_init)])
-    check_finite("u_init", u_init)
-    if u_init.ndim < 2 or tuple(u_init.shape[-2:]) != (T, m):
-        raise ValueError(f"u_init must have shape (*batch, {T}, {m}), got {tuple(u_init.shape)}")
-    return u_init
-
-
-def _probe(x_init: Tensor, lower: Tensor, upper: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
-    """A first state and control of the batch of all tensors."""
-    first = torch.maximum(torch.minimum(start[..., 0, :], upper[..., 0, :]), lower[..., 0, :]).detach()
-    batch = torch.broadcast_shapes(x_init.shape[:-1], first.shape[:-1])
-    return x_init.detach().expand(*batch, x_init.shape[-1]), first.expand(*batch, first.shape[-1])

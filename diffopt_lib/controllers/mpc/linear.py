@@ -20,9 +20,10 @@ from ...batch.shapes import align_batch, broadcast_batch, flatten, flatten_whole
 from ...implicit import attach
 from ...linear import LinearOperator
 from ...solution import SOLVED, STUCK, UNDEFINED, OnFailure, mark_failures, raise_failed
+from ..arguments import check_problem
 from ..boxed import Boxed, find_active
 from ..envelope import optimal_value
-from ..lqr import check_problem, indefinite, latest, product, stationarity_and_dynamics
+from ..lqr import indefinite, latest, product, stationarity_and_dynamics
 from ..riccati import Sweep, defect, sweep
 from .derivative import active_bound
 from .kkt import KKT
@@ -40,7 +41,7 @@ def as_function(cost, dynamics, n: int, horizon: int) -> tuple[Callable[..., Ten
 
         def quadratic(x: Tensor, u: Tensor, t: Tensor) -> Tensor:
             tau = torch.cat([x, u], -1)
-            return (0.5 * tau * product(_at(C, t, -3), tau) + _at(c, t, -2) * tau).sum(-1)
+            return (0.5 * tau * product(at_time(C, t, -3), tau) + at_time(c, t, -2) * tau).sum(-1)
 
         cost = quadratic
     if isinstance(dynamics, (tuple, Tensor)):
@@ -49,13 +50,13 @@ def as_function(cost, dynamics, n: int, horizon: int) -> tuple[Callable[..., Ten
         f = f.unsqueeze(0) if f.ndim == 1 else f
 
         def affine(x: Tensor, u: Tensor, t: Tensor) -> Tensor:
-            return product(_at(F, t, -3), torch.cat([x, u], -1)) + _at(f, t, -2)
+            return product(at_time(F, t, -3), torch.cat([x, u], -1)) + at_time(f, t, -2)
 
         dynamics = affine
     return cost, dynamics
 
 
-def _at(M: Tensor, t: Tensor, time: int) -> Tensor:
+def at_time(M: Tensor, t: Tensor, time: int) -> Tensor:
     """The matrices of time t; the only ones if they do not depend on it."""
     index = torch.zeros_like(t) if M.shape[time] == 1 else t
     return M.index_select(time, index.reshape(1)).squeeze(time)

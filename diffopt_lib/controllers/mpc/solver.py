@@ -19,6 +19,7 @@ Sources: Tassa, Mansard & Todorov, Control-limited differential dynamic programm
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -26,48 +27,66 @@ from torch import Tensor
 
 from ...batch.products import largest, times
 from ...batch.rows import iterate, scatter, select, where
-from ...solution import INFEASIBLE, RUNNING, SOLVED, STUCK, UNDEFINED
+from ...solution import INFEASIBLE, RUNNING, SOLVED, STUCK, UNDEFINED, OnFailure, raise_failed
 from ..boxed import Boxed, find_active, settle
 from ..riccati import factorise, find_policy, follow
-from .kkt import assemble, solve_system
-from .layout import time_first
+from .finish import polish
+from .layout import Layout, time_first
 from .stage import Stage
+from .trajectory import NEAR, Iterate, active_side, begin, convex, cost_hessian, expand, row_scale
 
 LENGTHS = 8  # step lengths tried at once: 1, ½, ¼, …
 SUFFICIENT_DECREASE = 1e-4
-NEAR = 1e-6  # relative optimality at which the loop leaves an element to the polish
 SETTLED = 1e-2  # relative optimality from which a full step may be followed by new multipliers
-FIRST_PENALTY, LAST_PENALTY = 1e-1, 1e9  # ρ, relative to the curvature of the cost over the rows'
 MOST_DAMPING = 1e8  # relative to the Hessian; an element that needs more is stuck
+LAST_PENALTY = 1e9  # ρ, relative to the slope of the cost over that of the rows, beyond which a violation is final
 
 
-class Expansion(NamedTuple):
-    """What is known at a trajectory: values and Jacobians of the stages, multipliers, and distance from optimality."""
+def solve(
+    f: Callable[..., Tensor],
+    layout: Layout,
+    start: Tensor,
+    theta: tuple[Tensor, ...],
+    warm: bool,
+    gradient: str,
+    tolerance: float,
+    max_iterations: int,
+    on_failure: OnFailure,
+) -> tuple[Tensor, ...]:
+    """z, residual, converged, iterations, and what the derivative needs: active bounds, active rows, the system."""
+    batch, N = start.shape[:-1], start.shape[:-1].numel()
+    x_init, lower, upper = theta[:3]
+    u = start.reshape(N, layout.T, layout.m)
+    lower, upper = (b.expand(*batch, layout.T, layout.m).reshape(u.shape) for b in (lower, upper))
+    x1 = x_init.reshape(N, layout.n)
+    stage = Stage.of(f, layout, theta, torch.cat([x1, u[:, 0]], -1).reshape(*batch, layout.n + layout.m))
+    found = minimise(begin(stage, x1, u, lower, upper, warm), tolerance, max_iterations)
+    parts = (t.reshape((*batch, *t.shape[1:])) for t in found)
+    tau, costate, nu, mu, side, status, iterations, _ = parts
+    active = mu > 0
+    z, side, active = layout.join(tau, costate, nu, mu), side.to(tau.dtype), active.to(tau.dtype)
+    polished = polish(f, layout, z, theta, side, active, status, tolerance, gradient == "gauss_newton")
+    if on_failure == "raise":
+        _raise_failed(polished.status, iterations, polished.residual, tolerance)
+    converged = polished.status == SOLVED
+    if on_failure == "nan":  # everything counts as active, so that NaN reaches the gradient of every argument
+        side = torch.where(converged[..., None, None], side, 1)
+        active = torch.where(converged[..., None, None], active, 1)
+    return polished.z, polished.residual, converged, iterations, side, active, *polished.stored
 
-    values: Tensor
-    jacobian: Tensor
-    mu: Tensor  # max(0, μ + ρ g)
-    gradient: Tensor  # of cost + μᵀg in τ
-    costate: Tensor
-    slope: Tensor  # in the controls, the future included
-    residual: Tensor
-    violation: Tensor
 
-
-class Iterate(NamedTuple):
-    """A trajectory ``(N, T, ·)`` that obeys the dynamics and the bounds, and what the method remembers of it."""
-
-    stage: Stage
-    tau: Tensor
-    lower: Tensor
-    upper: Tensor
-    mu: Tensor
-    rho: Tensor
-    side: Tensor  # the bounds that were active in the last model: −1, 0 or 1
-    damping: Tensor
-    length: Tensor  # of the last step
-    last_violation: Tensor
-    at: Expansion
+def _raise_failed(status: Tensor, iterations: Tensor, residual: Tensor, tolerance: float) -> None:
+    raise_failed(
+        status,
+        {
+            INFEASIBLE: "the constraints can't be satisfied from x_init.",
+            UNDEFINED: "the solver ended where there is no strict minimum, or where cost or dynamics are not finite.",
+            STUCK: lambda failed: (
+                f"no convergence to a residual of {tolerance:.0e} in {iterations[failed].max().item()} iterations "
+                f"(it is {residual[failed].max().item():.1e})."
+            ),
+        },
+    )
 
 
 class Found(NamedTuple):
@@ -99,70 +118,6 @@ def minimise(start: Iterate, tolerance: float, max_iterations: int) -> Found:
     return iterate(start, look, step, max_iterations)
 
 
-def begin(stage: Stage, x_init: Tensor, u: Tensor, lower: Tensor, upper: Tensor, warm: bool) -> Iterate:
-    """The trajectory of the controls u ``(N, T, m)``, moved between the bounds. If they come from an earlier solution,
-    the multipliers of rows that are active there are estimated, and not begun at 0."""
-    layout, N = stage.layout, len(u)
-    tau = _rollout(stage, x_init, torch.maximum(torch.minimum(u, upper), lower))
-    mu, one = tau.new_zeros(N, layout.T, layout.k), tau.new_ones(N)
-    at = expand(stage, tau, lower, upper, mu, one)
-    side = _touching(tau[..., layout.n :], lower, upper)
-    it = Iterate(stage, tau, lower, upper, mu, one, side, 0 * one, 0.25 * one, torch.inf * one, at)
-    if not layout.k:
-        return it
-    G = at.jacobian[:, :, 1 + layout.n :]
-    curvature = largest(_cost_hessian(it).flatten(1)) + 1e-12
-    steepness = G.square().sum(-1).flatten(1).amax(1)
-    rho = FIRST_PENALTY * curvature / torch.where(steepness > 0, steepness, 1)
-    mu = _estimate_multipliers(it) if warm else mu
-    return it._replace(rho=rho, mu=mu, at=expand(stage, tau, lower, upper, mu, rho))
-
-
-def expand(stage: Stage, tau: Tensor, lower: Tensor, upper: Tensor, mu: Tensor, rho: Tensor) -> Expansion:
-    """Everything to first order."""
-    layout, n = stage.layout, stage.layout.n
-    values, J = (v.movedim(1, 0) for v in stage.expand(tau.movedim(1, 0)))
-    g, G = layout.rows(values), J[:, :, 1 + n :]
-    mu = (mu + rho[:, None, None] * g).clamp_min(0)
-    gradient = J[:, :, 0] + torch.einsum("btki,btk->bti", G, mu)
-    costate, slope = _adjoint(gradient, J[:, :, 1 : 1 + n], n)
-    terms = torch.maximum(largest(gradient, (1, 2)), largest(costate, (1, 2)))
-    u = tau[..., n:]
-    resting = ((u <= lower) & (slope >= 0)) | ((u >= upper) & (slope <= 0))
-    residual = largest(torch.where(resting, 0, slope), (1, 2)) / terms.clamp_min(torch.finfo(terms.dtype).tiny)
-    # A cost that vanishes with all its derivatives is at its minimum, and nothing is left to be relative to.
-    residual = torch.where(terms <= 1e-14 * (1 + largest(tau, (1, 2))), 0, residual)
-    off = torch.where(mu > 0, g.abs(), g.clamp_min(0)) / _row_scale(tau, G)
-    return Expansion(values, J, mu, gradient, costate, slope, residual, largest(off, (1, 2)))
-
-
-def _row_scale(tau: Tensor, G: Tensor) -> Tensor:
-    """What a row's value is relative to: the terms of its linear model, ``(N, 1, k)``."""
-    return (G.abs() * (1 + tau.abs()).unsqueeze(-2)).sum(-1).amax(1, keepdim=True).clamp_min(1e-12)
-
-
-def _adjoint(gradient: Tensor, F: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """The costates and the slope in the controls: λ_t = ∇_x + F_xᵀ λ_{t+1}."""
-    total = gradient[:, -1]
-    costates, slopes = [total[:, :n]], [total[:, n:]]
-    for t in range(gradient.shape[1] - 2, -1, -1):
-        total = gradient[:, t] + (costates[-1].unsqueeze(-2) @ F[:, t]).squeeze(-2)
-        costates.append(total[:, :n])
-        slopes.append(total[:, n:])
-    return torch.stack(costates[::-1], 1), torch.stack(slopes[::-1], 1)
-
-
-def active_side(it: Iterate) -> Tensor:
-    """The bounds that hold a control back, ``(N, T, m)``: −1, 0 or 1."""
-    touching, slope = _touching(it.tau[..., it.stage.layout.n :], it.lower, it.upper), it.at.slope
-    fixed = it.lower == it.upper
-    return torch.where(fixed | (touching * slope < 0), touching, 0)
-
-
-def _touching(u: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-    return (u >= upper).long() - ((u <= lower) & ~(u >= upper)).long()
-
-
 def _judge(it: Iterate, near: float) -> Tensor:
     at = it.at
     status = torch.where((at.residual <= near) & (at.violation <= near), SOLVED, RUNNING)
@@ -185,26 +140,8 @@ def _violated_at_start(it: Iterate) -> Tensor:
     layout = it.stage.layout
     G = it.at.jacobian[:, :, 1 + layout.n :]
     helpless = (G[:, 0, :, layout.n :] == 0).all(-1)
-    off = layout.rows(it.at.values)[:, 0] / _row_scale(it.tau, G)[:, 0]
+    off = layout.rows(it.at.values)[:, 0] / row_scale(it.tau, G)[:, 0]
     return (helpless & (off > 1e-7)).any(-1)
-
-
-def _estimate_multipliers(it: Iterate) -> Tensor:
-    """μ of the rows that are active at the trajectory, from the linear–quadratic model in which they stay so."""
-    at, layout, n = it.at, it.stage.layout, it.stage.layout.n
-    g, G = layout.rows(at.values), at.jacobian[:, :, 1 + n :]
-    active = g >= -NEAR * _row_scale(it.tau, G)
-    H = _convex(_cost_hessian(it)).movedim(1, 0).double()
-    F, rows = (M.movedim(1, 0).double() for M in (at.jacobian[:, :-1, 1 : 1 + n], G))
-    kkt = assemble(H, F, time_first(it.side) != 0, rows, time_first(active))
-    f, x1 = torch.zeros_like(F[..., :1]), torch.zeros_like(kkt.factor.V[0, :, :, :1])
-    c = at.jacobian[:, :, 0].movedim(1, 0).unsqueeze(-1).double()
-    _, mu = solve_system(kkt, c, f, x1, None, -time_first(g).double() * time_first(active))
-    mu = torch.where(active, mu.squeeze(-1).movedim(0, 1).to(g.dtype), 0)
-    return torch.where(mu > 0, mu, 0)
-
-
-# One step
 
 
 def step(it: Iterate) -> Iterate:
@@ -227,10 +164,9 @@ def _solve_model(it: Iterate) -> tuple[Boxed, Tensor, Tensor]:
     """The linear–quadratic model of the steps from a trajectory, its active bounds ``(N, T, m)``, and whether they are
     confirmed. Its Hessian is exact where long steps are taken and the model then settles, else Gauss and Newton's."""
     exact = (it.length >= 0.5) & (it.damping == 0)
-    H = _exact_hessian(it) if exact.any() else None
-    if not exact.all():
-        approximate = _gauss_newton_hessian(it)
-        H = approximate if H is None else torch.where(exact[:, None, None, None], H, approximate)
+    H = _exact_hessian(it) if exact.any() else _gauss_newton_hessian(it)
+    if exact.any() and not exact.all():
+        H = torch.where(exact[:, None, None, None], H, _gauss_newton_hessian(it))
     model = _model(it, H)
     with torch.no_grad():
         found = settle(model, it.side)
@@ -264,7 +200,7 @@ def _exact_hessian(it: Iterate) -> Tensor:
 
 def _gauss_newton_hessian(it: Iterate) -> Tensor:
     """Of the cost, made convex, and the penalty."""
-    return _convex(_cost_hessian(it)) + _stiffness(it)
+    return convex(cost_hessian(it)) + _stiffness(it)
 
 
 def _stiffness(it: Iterate) -> Tensor | int:
@@ -273,28 +209,6 @@ def _stiffness(it: Iterate) -> Tensor | int:
         return 0
     G = it.at.jacobian[:, :, 1 + it.stage.layout.n :]
     return torch.einsum("btki,btk,btkj->btij", G, torch.where(it.at.mu > 0, it.rho[:, None, None], 0), G)
-
-
-def _cost_hessian(it: Iterate) -> Tensor:
-    layout = it.stage.layout
-    weights = it.tau.new_zeros(layout.T, len(it.tau), 1 + layout.n + layout.k)
-    weights[..., 0] = 1
-    return it.stage.hessian(it.tau.movedim(1, 0), weights).movedim(0, 1)
-
-
-def _convex(H: Tensor) -> Tensor:
-    """H ``(N, T, ·, ·)`` with its negative eigenvalues made positive: of the whole stage, cross terms included."""
-    H = torch.lerp(H, H.mT, 0.5)
-    size = H.abs().amax((-2, -1), keepdim=True)
-    ridge = 1e-9 * size * torch.eye(H.shape[-1], dtype=H.dtype, device=H.device)
-    _, info = torch.linalg.cholesky_ex((H + 1e-7 * ridge).detach())
-    bad = info > 0
-    if not bad.any():
-        return H + ridge
-    eigenvalues, V = torch.linalg.eigh(H[bad].detach())
-    raised = eigenvalues.abs().clamp_min(1e-6) - eigenvalues
-    H = H.index_put((bad,), H[bad] + V @ (raised.unsqueeze(-1) * V.mT))
-    return H + ridge
 
 
 def _search(it: Iterate, K: Tensor, k: Tensor, slope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -373,19 +287,10 @@ def _update_multipliers(it: Iterate, rows: Tensor) -> Iterate:
     ready = ((it.length == 1) & (at.residual <= SETTLED)) | (at.residual <= NEAR)
     mu = torch.where(ready[:, None, None], (it.mu + it.rho[:, None, None] * rows).clamp_min(0), it.mu)
     off = torch.where(mu > 0, rows.abs(), rows.clamp_min(0))
-    violation = largest(off / _row_scale(it.tau, at.jacobian[:, :, 1 + it.stage.layout.n :]), (1, 2))
+    violation = largest(off / row_scale(it.tau, at.jacobian[:, :, 1 + it.stage.layout.n :]), (1, 2))
     slow = ready & (violation > 0.25 * it.last_violation) & (violation > 0.1 * NEAR)
     return it._replace(
         mu=mu,
         rho=torch.where(slow, 10 * it.rho, it.rho),
         last_violation=torch.where(ready, violation, it.last_violation),
     )
-
-
-def _rollout(stage: Stage, x: Tensor, u: Tensor) -> Tensor:
-    """τ ``(N, T, n + m)`` of the controls u."""
-    taus: list[Tensor] = []
-    for t in range(u.shape[1]):
-        taus.append(torch.cat([x, u[:, t]], -1))
-        x = stage.layout.next_state(stage.at(taus[-1], torch.tensor(t, device=u.device)))
-    return torch.stack(taus, 1)
