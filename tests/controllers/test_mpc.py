@@ -417,6 +417,15 @@ def test_a_stage_cost_with_an_indefinite_cross_term_is_solved_where_a_minimum_ex
     torch.testing.assert_close(ours.u, lqr(x_init, C, c, F).u)
 
 
+def test_from_the_saddle_of_a_pendulum_that_hangs_still_it_goes_down_to_a_minimum():
+    hanging = mpc(upright(torch.tensor([math.pi, 1.0], dtype=DOUBLE)), swing_up, Pendulum(), 20)
+    still = Pendulum.state(torch.tensor(math.pi, dtype=DOUBLE), torch.tensor(0.0, dtype=DOUBLE))
+    at_rest = 20 * swing_up(still, torch.zeros(1, dtype=DOUBLE))
+    assert hanging.converged.all() and hanging.cost[0] < at_rest - 1
+    alone = mpc(upright(1.0), swing_up, Pendulum(), 20)
+    torch.testing.assert_close(hanging.u[1], alone.u)
+
+
 def test_where_there_is_no_minimum_it_says_so():
     with pytest.raises(SolverError):
         mpc(torch.ones(1, dtype=DOUBLE), lambda x, u: -u.square().sum(-1), lambda x, u: x + u, 3, controls=1)

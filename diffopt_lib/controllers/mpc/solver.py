@@ -30,7 +30,7 @@ from ...batch.rows import iterate, scatter, select, where
 from ...solution import INFEASIBLE, RUNNING, SOLVED, STUCK, UNDEFINED, OnFailure, raise_failed
 from ..boxed import Boxed, find_active, settle
 from ..riccati import factorise, find_policy, follow
-from .finish import polish
+from .finish import Polished, polish
 from .layout import Layout, time_first
 from .stage import Stage
 from .trajectory import NEAR, Iterate, active_side, begin, convex, cost_hessian, expand, row_scale
@@ -61,11 +61,20 @@ def solve(
     x1 = x_init.reshape(N, layout.n)
     stage = Stage.of(f, layout, theta, torch.cat([x1, u[:, 0]], -1).reshape(*batch, layout.n + layout.m))
     found = minimise(begin(stage, x1, u, lower, upper, warm), tolerance, max_iterations)
-    parts = (t.reshape((*batch, *t.shape[1:])) for t in found)
-    tau, costate, nu, mu, side, status, iterations, _ = parts
-    active = mu > 0
-    z, side, active = layout.join(tau, costate, nu, mu), side.to(tau.dtype), active.to(tau.dtype)
-    polished = polish(f, layout, z, theta, side, active, status, tolerance, gradient == "gauss_newton")
+
+    def finish(found: Found) -> tuple[Polished, Tensor, Tensor]:
+        tau, costate, nu, mu, side, status = (t.reshape((*batch, *t.shape[1:])) for t in found[:6])
+        known = side.to(tau.dtype), (mu > 0).to(tau.dtype)
+        z = layout.join(tau, costate, nu, mu)
+        return polish(f, layout, z, theta, *known, status, tolerance, gradient == "gauss_newton"), *known
+
+    polished, side, active = finish(found)
+    saddle = (found.status == SOLVED) & (polished.status.flatten() == UNDEFINED)
+    if saddle.any():
+        again = select((stage, x1, _nudged(found.tau[..., layout.n :]), lower, upper), saddle)
+        found = scatter(found, saddle, minimise(begin(*again, warm=False), tolerance, max_iterations))
+        polished, side, active = finish(found)
+    iterations = found.iterations.reshape(batch)
     if on_failure == "raise":
         _raise_failed(polished.status, iterations, polished.residual, tolerance)
     converged = polished.status == SOLVED
@@ -75,12 +84,18 @@ def solve(
     return polished.z, polished.residual, converged, iterations, side, active, *polished.stored
 
 
+def _nudged(u: Tensor) -> Tensor:
+    """Controls a little off a saddle, in a direction that no symmetry of the problem knows of."""
+    noise = torch.randn(u.shape, generator=torch.Generator().manual_seed(0), dtype=u.dtype).to(u.device)
+    return u + 1e-2 * (1 + u.abs()) * noise
+
+
 def _raise_failed(status: Tensor, iterations: Tensor, residual: Tensor, tolerance: float) -> None:
     raise_failed(
         status,
         {
-            INFEASIBLE: "the constraints can't be satisfied from x_init.",
-            UNDEFINED: "the solver ended where there is no strict minimum, or where cost or dynamics are not finite.",
+            INFEASIBLE: "the constraints can't be satisfied from x_init, or not near where the solver looked.",
+            UNDEFINED: "the solver ended where there is no strict minimum, or where a function is not finite.",
             STUCK: lambda failed: (
                 f"no convergence to a residual of {tolerance:.0e} in {iterations[failed].max().item()} iterations "
                 f"(it is {residual[failed].max().item():.1e})."
