@@ -481,3 +481,41 @@ def test_bad_functions_are_named(change, message):
         arguments["controls"] = 1
     with pytest.raises(ValueError, match=message):
         mpc(**arguments)
+
+
+class TestAsSomeoneNewWouldUseIt:
+    """A mass is learned by imitation, and a script that gives tensors goes on with modules."""
+
+    def test_a_mass_is_learned_from_the_controls_of_an_expert(self):
+        x_init = upright(torch.linspace(-1.5, 1.4, 4, dtype=DOUBLE))
+        bounds = dict(u_lower=-6.0, u_upper=6.0)
+        expert = mpc(x_init, swing_up, Pendulum(mass=1.0), 10, **bounds).u.detach()
+        learner = Pendulum(gravity=torch.tensor(10.0), mass=2.0, length=torch.tensor(1.0))
+        optimizer = torch.optim.Adam(learner.parameters(), lr=0.2)
+        schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.92)
+        plan = None
+        for _ in range(50):
+            solution = mpc(x_init, swing_up, learner, 10, u_init=plan, **bounds)
+            loss = (solution.u - expert).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            plan = solution.u.detach()
+        assert loss < 1e-2 and learner.mass.item() == pytest.approx(1.0, abs=0.05)
+
+    def test_cost_and_dynamics_may_be_modules_or_tensors_in_any_combination(self):
+        A, B = torch.tensor([[1.0, 0.1], [0.0, 1.0]], dtype=DOUBLE), torch.tensor([[0.0], [0.1]], dtype=DOUBLE)
+        C, c = torch.diag(torch.tensor([1.0, 0.1, 0.01], dtype=DOUBLE)), torch.zeros(3, dtype=DOUBLE)
+        x_init = torch.tensor([[1.0, 0.0], [-2.0, 0.3]], dtype=DOUBLE)
+
+        class Quadratic(torch.nn.Module):
+            def forward(self, x, u):
+                tau = torch.cat([x, u], -1)
+                return 0.5 * torch.einsum("...i,ij,...j->...", tau, C, tau)
+
+        bounds = dict(u_lower=-3.0, u_upper=3.0)
+        reference = mpc(x_init, (C, c), torch.cat([A, B], 1), 12, **bounds)
+        for cost in ((C, c), Quadratic()):
+            for dynamics in (LinearDynamics(A, B), torch.cat([A, B], 1)):
+                torch.testing.assert_close(mpc(x_init, cost, dynamics, 12, **bounds).u, reference.u)
