@@ -37,6 +37,7 @@ from .stage import Stage
 from .trajectory import NEAR, Iterate, active_side, begin, convex, cost_hessian, expand, row_scale
 
 SETTLED = 1e-2  # relative optimality from which a full step may be followed by new multipliers
+CLOSE = 3e-2  # relative optimality from which the exact Hessian is tried
 MOST_DAMPING = 1e8  # relative to the Hessian; an element that needs more is stuck
 LAST_PENALTY = 1e9  # ρ, relative to the slope of the cost over that of the rows, beyond which a violation is final
 
@@ -177,7 +178,7 @@ def step(it: Iterate) -> Iterate:
 def _solve_model(it: Iterate) -> tuple[Boxed, Tensor, Tensor]:
     """The linear–quadratic model of the steps from a trajectory, its active bounds ``(N, T, m)``, and whether they are
     confirmed. Its Hessian is exact where long steps are taken and the model then settles, else Gauss and Newton's."""
-    exact = (it.length >= 0.5) & (it.damping == 0)
+    exact = (it.length >= 0.5) & (it.damping == 0) & (it.at.residual <= CLOSE)
     H = _exact_hessian(it) if exact.any() else _gauss_newton_hessian(it)
     if exact.any() and not exact.all():
         H = torch.where(exact[:, None, None, None], H, _gauss_newton_hessian(it))
