@@ -64,11 +64,13 @@ class Boxed:
 
 
 class Activity(NamedTuple):
-    """The bounds that are active, ``(N, T, m)``: −1, 0 or 1; whether that is confirmed, and the recursions it took."""
+    """The bounds that are active, ``(N, T, m)``: −1, 0 or 1; whether that is confirmed, the recursions it took, and
+    whether they found the problem convex on the controls that were free."""
 
     side: Tensor
     confirmed: Tensor
     iterations: Tensor
+    convex: Tensor
 
 
 def find_active(problem: Boxed, guess: Tensor, max_iterations: int) -> Activity:
@@ -101,7 +103,7 @@ def settle(problem: Boxed, side: Tensor, rounds: int = ROUNDS) -> Activity:
         after, convex = _reconsider(guess.problem, guess.side)
         stays = convex & (after == guess.side).all(-1).all(-1)
         spent = torch.full(stays.shape, k + 1, device=stays.device)
-        return guess._replace(after=after), stays | ~convex, Activity(guess.side, stays, spent)
+        return guess._replace(after=after), stays | ~convex, Activity(guess.side, stays, spent, convex)
 
     def step(guess: Guess) -> Guess:
         return guess._replace(side=guess.after)
@@ -170,7 +172,7 @@ def follow_path(problem: Boxed, max_iterations: int) -> Activity:
             spent = spent.masked_scatter(ready, spent[ready] + answer.iterations)
             at = replace(at, near=torch.where(ready[:, None, None], at.near / 100, at.near))
         broken = ~torch.isfinite(gap).flatten()  # not convex: the recursion has no minimum to find
-        return at, confirmed | broken, Activity(side, confirmed, spent)
+        return at, confirmed | broken, Activity(side, confirmed, spent, ~broken)
 
     return iterate(_begin(problem), look, interior_step, max_iterations)
 

@@ -37,6 +37,7 @@ from .stage import Stage
 from .trajectory import NEAR, Iterate, active_side, begin, convex, cost_hessian, expand, row_scale
 
 SETTLED = 1e-2  # relative optimality from which a full step may be followed by new multipliers
+ROUNDS = 3  # of the active set method on a model, before its answer is used as it is
 CLOSE = 3e-2  # relative optimality from which the exact Hessian is tried
 MOST_DAMPING = 1e8  # relative to the Hessian; an element that needs more is stuck
 LAST_PENALTY = 1e9  # ρ, relative to the slope of the cost over that of the rows, beyond which a violation is final
@@ -177,22 +178,23 @@ def step(it: Iterate) -> Iterate:
 
 def _solve_model(it: Iterate) -> tuple[Boxed, Tensor, Tensor]:
     """The linear–quadratic model of the steps from a trajectory, its active bounds ``(N, T, m)``, and whether they are
-    confirmed. Its Hessian is exact where long steps are taken and the model then settles, else Gauss and Newton's."""
+    fit for use. Its Hessian is exact where long steps are taken and the model then settles, else Gauss and Newton's."""
     exact = (it.length >= 0.5) & (it.damping == 0) & (it.at.residual <= CLOSE)
     H = _exact_hessian(it) if exact.any() else _gauss_newton_hessian(it)
     if exact.any() and not exact.all():
         H = torch.where(exact[:, None, None, None], H, _gauss_newton_hessian(it))
     model = _model(it, H)
     with torch.no_grad():
-        found = settle(model, it.side)
-        left = ~found.confirmed
+        found = settle(model, it.side, ROUNDS)
+        # A rough active set mostly gives a step that decreases the merit. Whoever it failed is damped, and needs better.
+        left = ~found.convex | (~found.confirmed & (it.damping > 0))
         if not left.any():
-            return model, found.side, found.confirmed
+            return model, found.side, found.convex
         again = select(it, left)
     H = scatter(H, left, _gauss_newton_hessian(again))
     with torch.no_grad():
         found = scatter(found, left, find_active(_model(it, H).select(left), again.side, max_iterations=30))
-    return _model(it, H), found.side, found.confirmed
+    return _model(it, H), found.side, found.convex & (found.confirmed | ~left)
 
 
 def _model(it: Iterate, H: Tensor) -> Boxed:
