@@ -431,6 +431,21 @@ def test_where_there_is_no_minimum_it_says_so():
         mpc(torch.ones(1, dtype=DOUBLE), lambda x, u: -u.square().sum(-1), lambda x, u: x + u, 3, controls=1)
 
 
+@pytest.mark.parametrize("batch", [(0,), (), (2, 3)])
+@pytest.mark.parametrize("horizon", [1, 4])
+def test_any_batch_and_a_horizon_of_one(batch, horizon, device):
+    angle = torch.linspace(-1, 1, math.prod(batch), dtype=DOUBLE, device=device).reshape(batch)
+    x_init = Pendulum.state(angle, torch.zeros_like(angle))
+    solution = mpc(x_init, swing_up_on(device), Pendulum().to(device), horizon, u_upper=3.0)
+    assert solution.u.shape == (*batch, horizon, 1) and solution.cost.shape == batch
+    assert solution.converged.all() and solution.u.device.type == device
+
+
+def swing_up_on(device):
+    weights, goal = WEIGHTS.to(device), GOAL.to(device)
+    return lambda x, u: 0.5 * ((weights[:3] * (x - goal).square()).sum(-1) + weights[3] * u.square().sum(-1))
+
+
 def test_parameters_with_a_batch_are_solved_and_differentiated_each_for_itself():
     mass = torch.tensor([0.7, 1.0, 1.5], dtype=DOUBLE, requires_grad=True)
     x_init = upright(1.0)

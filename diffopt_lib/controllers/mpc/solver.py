@@ -186,7 +186,7 @@ def _solve_model(it: Iterate) -> tuple[Boxed, Tensor, Tensor]:
     model = _model(it, H)
     with torch.no_grad():
         found = settle(model, it.side, ROUNDS)
-        # A rough active set mostly gives a step that decreases the merit. Whoever it failed is damped, and needs better.
+        # A rough active set mostly gives a step that decreases the merit. Whom it failed is damped, and needs better.
         left = ~found.convex | (~found.confirmed & (it.damping > 0))
         if not left.any():
             return model, found.side, found.convex
