@@ -38,7 +38,7 @@ from .trajectory import NEAR, Iterate, active_side, begin, convex, cost_hessian,
 
 SETTLED = 1e-2  # relative optimality from which a full step may be followed by new multipliers
 ROUNDS = 3  # of the active set method on a model, before its answer is used as it is
-CLOSE = 3e-2  # relative optimality from which the exact Hessian is tried
+CLOSE = 3e-3  # relative optimality from which the exact Hessian is tried
 MOST_DAMPING = 1e8  # relative to the Hessian; an element that needs more is stuck
 LAST_PENALTY = 1e9  # ρ, relative to the slope of the cost over that of the rows, beyond which a violation is final
 
@@ -186,15 +186,19 @@ def _solve_model(it: Iterate) -> tuple[Boxed, Tensor, Tensor]:
     model = _model(it, H)
     with torch.no_grad():
         found = settle(model, it.side, ROUNDS)
-        # A rough active set mostly gives a step that decreases the merit. Whom it failed is damped, and needs better.
-        left = ~found.convex | (~found.confirmed & (it.damping > 0))
-        if not left.any():
-            return model, found.side, found.convex
-        again = select(it, left)
-    H = scatter(H, left, _gauss_newton_hessian(again))
+        concave = ~found.convex
+        again = select(it, concave)
+    if concave.any():
+        H = scatter(H, concave, _gauss_newton_hessian(again))
+        model = _model(it, H)
     with torch.no_grad():
-        found = scatter(found, left, find_active(_model(it, H).select(left), again.side, max_iterations=30))
-    return _model(it, H), found.side, found.convex & (found.confirmed | ~left)
+        if concave.any():
+            found = scatter(found, concave, settle(model.select(concave), again.side, ROUNDS))
+        # A rough active set mostly gives a step that decreases the merit. Whom it failed is damped, and needs better.
+        left = ~found.confirmed & (it.damping > 0)
+        if left.any():
+            found = scatter(found, left, find_active(model.select(left), found.side[left], max_iterations=30))
+    return model, found.side, found.convex
 
 
 def _model(it: Iterate, H: Tensor) -> Boxed:
