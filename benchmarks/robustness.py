@@ -212,12 +212,13 @@ def try_all(problem: Programs, method: Method) -> dict[str, Any]:
 
 
 def ask(method: Method, program: Program) -> tuple[Answer, float]:
-    """The answer and the seconds it took, preparations aside. Whatever is raised is an answer, and so is a warning."""
+    """The answer and the seconds it took, preparations aside. What is raised is an answer, and a warning part of one."""
     start = time.perf_counter()
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         try:
             solve = method.prepare(program)
+            warned.clear()  # what is said before it solves is not about the solution
             start = time.perf_counter()
             answer = solve()
         except Exception as error:

@@ -136,6 +136,10 @@ def test_what_is_raised_or_warned_of_is_said():
 
         return solve
 
+    def warns_before(program):
+        warnings.warn("about something else", UserWarning, stacklevel=2)
+        return lambda: Answer(0 * program.x, "solved")
+
     some = robustness.Programs(MADE["soft box"])
 
     def tried(prepare, limits=lambda program: None):
@@ -146,6 +150,7 @@ def test_what_is_raised_or_warned_of_is_said():
     assert tried(raises("certified infeasible")) == {"false certificate"}
     assert tried(raises("singular matrix")) == {"false error"}
     assert tried(warns) == {"false error"}
+    assert tried(warns_before) == {"wrong in silence"}
     assert tried(lambda program: lambda: Answer(program.x, "solved")) == {"solved"}
     assert tried(warns, lambda program: "not for it") == {"not taken"}
     assert "missing" in try_all(some, Method("m", "torch", "no_such_module", warns))
