@@ -212,7 +212,7 @@ def try_all(problem: Programs, method: Method) -> dict[str, Any]:
 
 
 def ask(method: Method, program: Program) -> tuple[Answer, float]:
-    """The answer and the seconds it took, preparations aside. What is raised is an answer, and a warning part of one."""
+    """The answer and the seconds it took, preparations aside. An exception is an answer, a warning part of one."""
     start = time.perf_counter()
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
