@@ -45,9 +45,8 @@ class Declared:
             raise ValueError(f"{self.name} must have shape ({expected}), got {tuple(t.shape)}")
         if not (values_visible(t) and t.numel()):
             return
-        values = (
-            t.detach().cpu() if dims else t.detach().cpu().unsqueeze(-1)
-        )  # CVXPY counts a scalar as a vector of one
+        values = t.detach().cpu()
+        values = values if dims else values.unsqueeze(-1)  # CVXPY counts a scalar as a vector of one
         rounding = 16 * torch.finfo(t.dtype).eps * float(values.abs().max())
         for key, data in self.rules:
             rule = RULES[key]

@@ -40,11 +40,10 @@ class Canonical:
         sources: the parts of θ in their order.
     """
 
-    def __init__(self, problem: Any, parameters: Sequence[Any], gp: bool, conic_quadratics: bool):
+    def __init__(self, problem: Any, parameters: Sequence[Any], gp: bool):
         self.gp = gp
         self._canonicalise(problem, quadratic=not gp)
-        polyhedral = _is_polyhedral(self.dims)
-        if not gp and not (polyhedral and problem.is_qp()) and not (conic_quadratics and not polyhedral):
+        if not gp and _is_polyhedral(self.dims) and not problem.is_qp():
             self._canonicalise(problem, quadratic=False)
         dims = self.dims
         if dims.p3d or dims.pnd:

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from inspect import signature
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -108,8 +107,7 @@ class CvxpyLayer(torch.nn.Module):
         singular: str,
     ):
         super().__init__()
-        self.takes_quadratics = "P" in signature(solve_cone).parameters
-        program = Canonical(problem, parameters, gp, conic_quadratics=self.takes_quadratics)
+        program = Canonical(problem, parameters, gp)
         self.cones, self.is_quadratic, self.gp = program.cones, program.is_polyhedral, gp
         self.options = options if self.is_quadratic else {**options, "singular": singular}
         self.declared = tuple(map(declared, parameters))
@@ -148,8 +146,7 @@ class CvxpyLayer(torch.nn.Module):
             e = self.cones.zero
             qp = solve_qp(P, q, A[..., :e, :], b[..., :e], A[..., e:, :], b[..., e:], **self.options)
             return qp.y, torch.cat([qp.equality_dual, qp.inequality_dual], dim=-1)
-        quadratic = {"P": P} if self.takes_quadratics and len(self.P.places) else {}
-        cone = solve_cone(q, A, b, self.cones, **quadratic, **self.options)
+        cone = solve_cone(q, A, b, self.cones, P if len(self.P.places) else None, **self.options)
         return cone.x, cone.y
 
     def _solve_sparse(self, theta: Tensor) -> tuple[Tensor, Tensor] | None:
