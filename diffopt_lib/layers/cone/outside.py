@@ -79,33 +79,16 @@ class Layout(NamedTuple):
 
     @classmethod
     def of(cls, program: Program, cones: Cones) -> Layout:
-        import clarabel
-
         c, A, b = (t.numpy() for t in program[:3])
         P = np.zeros((1, c.shape[-1], c.shape[-1])) if program.P is None else program.P.numpy()
-        order = np.array(
-            [
-                block.start + i * block.size + row
-                for block in cones.blocks
-                for i in range(block.count)
-                for row in block.cone.outside_order(block.size)
-            ],
-            dtype=np.int64,
-        )
-        named = [entry for block in cones.blocks for entry in block.cone.outside(block.count, block.size)]
-        settings = clarabel.DefaultSettings()
-        settings.verbose = settings.presolve_enable = settings.chordal_decomposition_enable = False
-        settings.max_threads = 1
-        if len(c) <= 2:
-            settings.tol_gap_abs = settings.tol_gap_rel = settings.tol_feas = TIGHT
+        order = row_order(cones)
         return cls(
             c,
             b[:, order],
             SparseBatch.of(A[:, order]),
             SparseBatch.of(np.triu(P)),
             order,
-            [getattr(clarabel, name)(*sizes) for name, *sizes in named],
-            settings,
+            *spoken(cones, TIGHT if len(c) <= 2 else None),
         )
 
     def solve(self, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
@@ -122,6 +105,28 @@ class Layout(NamedTuple):
         solved = solution.status in (clarabel.SolverStatus.Solved, clarabel.SolverStatus.AlmostSolved)
         x, y, s = (np.asarray(t) if solved else np.full(len(t), np.nan) for t in (solution.x, solution.z, solution.s))
         return x, y, s, solution.iterations
+
+
+def row_order(cones: Cones) -> np.ndarray:
+    """Which of our rows Clarabel has first, second, …"""
+    rows = [
+        block.start + block.size * np.arange(block.count)[:, None] + np.array(block.cone.outside_order(block.size))
+        for block in cones.blocks
+    ]
+    return np.concatenate([*map(np.ravel, rows), np.zeros(0)]).astype(np.int64)
+
+
+def spoken(cones: Cones, tolerance: float | None) -> tuple[list[Any], Any]:
+    """Cones and settings as Clarabel has them, for one thread, with a tolerance of its own by default."""
+    import clarabel
+
+    named = [entry for block in cones.blocks for entry in block.cone.outside(block.count, block.size)]
+    settings = clarabel.DefaultSettings()
+    settings.verbose = settings.presolve_enable = settings.chordal_decomposition_enable = False
+    settings.max_threads = 1
+    if tolerance is not None:
+        settings.tol_gap_abs = settings.tol_gap_rel = settings.tol_feas = tolerance
+    return [getattr(clarabel, name)(*sizes) for name, *sizes in named], settings
 
 
 def or_nothing(solve: Callable[[], Any]) -> Any:

@@ -15,7 +15,7 @@ import scipy.sparse
 import torch
 
 from ...solution import INFEASIBLE, SOLVED, STUCK, UNBOUNDED
-from ..cone.outside import or_nothing
+from ..cone.outside import or_nothing, row_order, spoken
 from ..cones.product import Cones, project_rows
 from .derivative import Structure
 
@@ -146,14 +146,8 @@ def clarabel(program: Program, tolerance: float, weight: float) -> tuple[str, np
     """
     import clarabel as package
 
-    settings = package.DefaultSettings()
-    settings.verbose = False
-    settings.presolve_enable = settings.chordal_decomposition_enable = False
-    settings.max_threads = 1
-    settings.tol_gap_abs = settings.tol_gap_rel = settings.tol_feas = tolerance
-    blocks, order, unit = program.cones.blocks, _order(program.cones), row_units(program)
-    named = [entry for block in blocks for entry in block.cone.outside(block.count, block.size)]
-    cones = [getattr(package, name)(*sizes) for name, *sizes in named]
+    order, unit = row_order(program.cones), row_units(program)
+    cones, settings = spoken(program.cones, tolerance)
     scaled = scipy.sparse.diags_array(1 / unit) @ program.A
     heavier = program.P + weight * scipy.sparse.eye_array(len(program.q))
     P, A = scipy.sparse.csc_matrix(scipy.sparse.triu(heavier)), scipy.sparse.csc_matrix(scaled.tocsr()[order])
@@ -175,15 +169,6 @@ def row_units(program: Program) -> np.ndarray:
         units.append(np.repeat(size.max(axis=1), block.size))
     unit = np.concatenate(units)
     return np.where(unit > 0, unit, 1)
-
-
-def _order(cones: Cones) -> np.ndarray:
-    """Which of our rows Clarabel has first, second, …"""
-    rows = [
-        block.start + block.size * np.arange(block.count)[:, None] + np.array(block.cone.outside_order(block.size))
-        for block in cones.blocks
-    ]
-    return np.concatenate([*map(np.ravel, rows), np.zeros(0)]).astype(np.int64)
 
 
 def _failed(program: Program, status: int) -> Point:
