@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .batch.products import dot, times
+from .batch.products import dot, times, unit
 from .solution import SolverError, failed_indices
 from .validate import check_count, check_floating, check_kind, check_limits
 
@@ -212,7 +212,7 @@ def _check_system(operator: object, b: Tensor, tolerance: object) -> None:
 
 def _arnoldi(operator: LinearOperator, r: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Orthonormal V ``(*batch, n, k+1)`` spanning r, A r, … and the Hessenberg H ``(*batch, k+1, k)``: A V_k = V H."""
-    V = [_normalise(r)]
+    V = [unit(r)]
     H = r.new_zeros(*r.shape[:-1], k + 1, k)
     for j in range(k):
         w = operator.matvec(V[j])
@@ -224,7 +224,7 @@ def _arnoldi(operator: LinearOperator, r: Tensor, k: int) -> tuple[Tensor, Tenso
         left = w.norm(dim=-1, keepdim=True)
         w = torch.where(left > 10 * torch.finfo(w.dtype).eps * size, w, 0)
         H[..., j + 1, j] = w.norm(dim=-1)
-        V.append(_normalise(w))
+        V.append(unit(w))
     return torch.stack(V, dim=-1), H
 
 
@@ -232,11 +232,6 @@ def _target(b: Tensor, tolerance: float | None) -> Tensor:
     if tolerance is None:
         tolerance = 1e-10 if b.dtype == torch.float64 else 1e-5
     return tolerance * b.norm(dim=-1, keepdim=True)
-
-
-def _normalise(v: Tensor) -> Tensor:
-    norm = v.norm(dim=-1, keepdim=True)
-    return v / torch.where(norm > 0, norm, 1)
 
 
 def _raise_unsolved(method: str, residual: Tensor, target: Tensor, iterations: int) -> None:

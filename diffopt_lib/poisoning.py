@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from .autograd.precision import full_precision
+from .batch.products import unit
 from .validate import check_callable, check_count, check_finite, check_floating, check_kind
 
 Fit = Callable[[Tensor], Tensor]
@@ -90,7 +91,7 @@ def poison(
         losses.append(value)
         better = (value > best_loss).reshape(*value.shape, 1, 1)
         best, best_loss = torch.where(better, data + delta, best), torch.maximum(value, best_loss)
-        moved = delta + length * (1 - k / steps) * free * _direction(gradient) if k < steps else delta
+        moved = delta + length * (1 - k / steps) * free * unit(gradient) if k < steps else delta
         delta = moved * (radius / _norm(moved).clamp_min(radius))
     return Poisoning(best, torch.stack(losses))
 
@@ -127,9 +128,3 @@ def _check_movable(movable: Tensor, data: Tensor) -> None:
 
 def _norm(v: Tensor) -> Tensor:
     return v.norm(dim=-1, keepdim=True)
-
-
-def _direction(v: Tensor) -> Tensor:
-    """v / ‖v‖, and 0 for 0."""
-    norm = _norm(v)
-    return v / torch.where(norm > 0, norm, 1)

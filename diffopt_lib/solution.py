@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -60,6 +61,12 @@ def raise_failed(status: Tensor, reasons: Mapping[int, str | Callable[[Tensor], 
         failed = status == kind
         if failed.any():
             raise SolverError(reason if isinstance(reason, str) else reason(failed), failed_indices(failed))
+
+
+def warn_unconfirmed(unconfirmed: Tensor, what: str) -> None:
+    """Say which elements of a batch, a mask ``(*batch,)``, have a solution whose derivative is not to be relied on."""
+    if unconfirmed.any():
+        warnings.warn(what + name_elements(failed_indices(unconfirmed)), stacklevel=3)
 
 
 def name_elements(indices: list[tuple[int, ...]]) -> str:

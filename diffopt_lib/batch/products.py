@@ -41,6 +41,16 @@ def dot(u: Tensor, v: Tensor, keepdim: bool = False) -> Tensor:
     return (u * v).sum(-1, keepdim=keepdim)
 
 
+def or_one(size: Tensor) -> Tensor:
+    """Sizes to divide by: 1 where there is none."""
+    return torch.where(size > 0, size, 1)
+
+
+def unit(v: Tensor) -> Tensor:
+    """v / ‖v‖, and 0 for 0."""
+    return v / or_one(v.norm(dim=-1, keepdim=True))
+
+
 def largest(v: Tensor, dims: int | tuple[int, ...] = -1) -> Tensor:
     """The largest magnitude along the last dimension, or along ``dims``; 0 where there is no entry."""
     dims = (dims,) if isinstance(dims, int) else dims

@@ -18,11 +18,6 @@ State = TypeVar("State")
 Result = TypeVar("Result")
 
 
-def take(x: Tensor, keep: Tensor) -> Tensor:
-    """The rows of x where the mask ``keep`` ``(N,)`` is True; a shared x stays as it is."""
-    return x if len(x) == 1 != len(keep) else x[keep]
-
-
 def map_rows(f: Callable[..., Any], *states: Any) -> Any:
     """f on the tensors of equally built states."""
     first = states[0]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffopt_lib.batch.rows import iterate, map_rows, relay, scatter, select, take, where
+from diffopt_lib.batch.rows import iterate, map_rows, relay, scatter, select, where
 
 DOUBLE = torch.float64
 
@@ -59,11 +59,11 @@ def halve(x: Tensor, limit: int = 100, sizes: list[int] | None = None) -> tuple[
 class TestTake:
     def test_one_row_that_all_share_stays(self):
         shared = torch.ones(1, 3)
-        assert take(shared, torch.tensor([True, False, True])) is shared
+        assert select(shared, torch.tensor([True, False, True])) is shared
 
     @pytest.mark.parametrize("keep", [True, False])
     def test_the_only_row_of_a_batch_of_one_is_not_shared(self, keep):
-        assert len(take(torch.ones(1, 3), torch.tensor([keep]))) == int(keep)
+        assert len(select(torch.ones(1, 3), torch.tensor([keep]))) == int(keep)
 
 
 class TestSelect:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...batch.products import dot, largest, times
+from ...batch.products import dot, largest, or_one, times
 from ...linear import cholesky_
 from ..cones.product import Cones, project_rows
 from ..cones.slope import linearise
@@ -62,7 +62,7 @@ def _rounding(A: Tensor) -> float:
 
 
 def _proven(off: Tensor, value: Tensor, terms: Tensor, rounding: float) -> Tensor:
-    margin = -value / torch.where(terms > 0, terms, 1)
+    margin = -value / or_one(terms)
     return (off <= rounding) & (margin > rounding) & (FAR * off <= margin)
 
 

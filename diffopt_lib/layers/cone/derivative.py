@@ -25,7 +25,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from ...batch.products import contract, largest
+from ...batch.products import contract, largest, or_one
 from ...linear import LinearOperator, condition_estimate, lu_factor
 from ...solution import SolverError, failed_indices
 from ..cones.product import Cones, dual_projection_jacobian, project_rows
@@ -132,8 +132,8 @@ def _solve_dense(operator: LinearOperator, rhs: Tensor, cones: Cones, singular: 
     sign[..., n:, :] = -1
     J = sign * J
     J = J.mT if operator.transposed else J
-    E = _inverse(J.abs().amax(-1)).unsqueeze(-1)
-    F = _inverse((E * J).abs().amax(-2)).unsqueeze(-1)
+    E = 1 / or_one(J.abs().amax(-1)).unsqueeze(-1)
+    F = 1 / or_one((E * J).abs().amax(-2)).unsqueeze(-1)
     J = E * J * F.mT
     if operator.transposed:
         w = sign * F * _solve_in_range(J, E * b, singular)
@@ -182,7 +182,3 @@ def _unsolved(left: Tensor, size: Tensor) -> Tensor:
     """Where a right-hand side of that size has not been solved for. One that is marked NaN stays NaN and is nobody's
     error, and without one there is no question."""
     return torch.isfinite(size) & (size > 0) & ~(left <= 1e-8 * size)
-
-
-def _inverse(size: Tensor) -> Tensor:
-    return 1 / torch.where(size > 0, size, 1)

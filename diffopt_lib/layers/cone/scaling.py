@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...batch.products import largest
+from ...batch.products import largest, or_one
 from ..cones.product import Cones, contained
 from .program import Program, Triple
 
@@ -34,12 +34,12 @@ class Scaling(NamedTuple):
 
     def scale(self, at: Triple) -> Triple:
         """(x̂, ŷ, ŝ) of (x, y, s)."""
-        E = _or_one(self.E)
+        E = or_one(self.E)
         return Triple(self.of_b * at.x / self.F, self.of_c * at.y / E, self.of_b * E * at.s)
 
     def unscale(self, at: Triple) -> Triple:
         """(x, y, s) of (x̂, ŷ, ŝ)."""
-        return Triple(self.F * at.x / self.of_b, self.E * at.y / self.of_c, at.s / (_or_one(self.E) * self.of_b))
+        return Triple(self.F * at.x / self.of_b, self.E * at.y / self.of_c, at.s / (or_one(self.E) * self.of_b))
 
     def of(self, program: Program) -> Program:
         """The scaled program."""
@@ -64,14 +64,14 @@ def equilibrate(A: Tensor, P: Tensor | None, cones: Cones, rounds: int = 10) -> 
     batch = size.shape[:-2] if P is None else torch.broadcast_shapes(size.shape[:-2], P.shape[:-2])
     if P is not None:
         curvature = P.abs()
-        curvature = curvature / _or_one(largest(curvature, (-2, -1)))[..., None, None]
+        curvature = curvature / or_one(largest(curvature, (-2, -1)))[..., None, None]
     E, F = size.new_ones(*batch, A.shape[-2]), size.new_ones(*batch, A.shape[-1])
     for _ in range(rounds):
         scaled = E.unsqueeze(-1) * size * F.unsqueeze(-2)
         columns = _largest_of_columns(scaled)
         if P is not None:
             columns = torch.maximum(columns, (F.unsqueeze(-1) * curvature * F.unsqueeze(-2)).amax(-2))
-        rows, columns = _or_one(largest_of_cones(scaled.amax(-1), cones)), _or_one(columns)
+        rows, columns = or_one(largest_of_cones(scaled.amax(-1), cones)), or_one(columns)
         E, F = E / rows.sqrt(), F / columns.sqrt()
         if (torch.cat([rows, columns], dim=-1).log().abs() < EVEN).all():
             break
@@ -89,14 +89,14 @@ def balance(program: Program, E: Tensor, F: Tensor, cones: Cones) -> Scaling:
     b, c = E * program.b, F * program.c
     away = largest(torch.where(contained(b, cones), 0, b))
     bounds, prices = largest_of_cones(b.abs(), cones), c.abs()
-    size_of_b = torch.where(away > 0, away, _or_one(_smallest(bounds))).unsqueeze(-1)
+    size_of_b = torch.where(away > 0, away, or_one(_smallest(bounds))).unsqueeze(-1)
     low = torch.where(prices > 0, prices, torch.inf).sort(-1).values[..., prices.shape[-1] // 10, None]
     usual = torch.where(prices <= FAR * low, prices, 0).amax(-1, keepdim=True)
     size_of_c = (usual * prices.amax(-1, keepdim=True)).sqrt()
     if program.P is not None:
         curvature = largest(F.unsqueeze(-1) * program.P * F.unsqueeze(-2), (-2, -1)).unsqueeze(-1)
         size_of_c = torch.maximum(size_of_c, curvature * size_of_b)
-    size_of_c = _or_one(size_of_c)
+    size_of_c = or_one(size_of_c)
     bounds, prices = bounds / size_of_b, prices / size_of_c
     E, F = E / torch.where(bounds > FAR, bounds, 1), F / torch.where(prices > FAR, prices, 1)
     return Scaling(E, F, 1 / size_of_b, 1 / size_of_c)
@@ -120,10 +120,6 @@ def largest_of_cones(rows: Tensor, cones: Cones) -> Tensor:
 
 def _largest_of_columns(size: Tensor) -> Tensor:
     return size.amax(-2) if size.shape[-2] else size.sum(-2)
-
-
-def _or_one(size: Tensor) -> Tensor:
-    return torch.where(size > 0, size, 1)
 
 
 def shared(v: Tensor) -> Tensor:

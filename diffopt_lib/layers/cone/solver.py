@@ -7,7 +7,6 @@ on, to the limit of the arithmetic.
 
 from __future__ import annotations
 
-import warnings
 from functools import partial
 from typing import NamedTuple
 
@@ -17,7 +16,7 @@ from torch import Tensor
 from ...batch.products import dot, largest
 from ...batch.rows import relay, scatter, select
 from ...batch.rows import where as choose
-from ...solution import INFEASIBLE, RUNNING, SOLVED, STUCK, UNBOUNDED, failed_indices, raise_failed
+from ...solution import INFEASIBLE, RUNNING, SOLVED, STUCK, UNBOUNDED, raise_failed, warn_unconfirmed
 from ..cones.product import Cones, project_rows
 from .certificate import proves_infeasible, proves_unbounded, rounded, sharpen_infeasible, sharpen_unbounded
 from .embedding import Point, begin
@@ -194,12 +193,12 @@ def _results(problem: Problem, found: Found, cones: Cones) -> tuple[Tensor, ...]
 def _complain(found: Found, batch: torch.Size, settings: Settings) -> None:
     status, error = found.status.reshape(batch), found.error.reshape(batch)
     doubtful = (status == SOLVED) & (error > AT_THE_END)
-    if doubtful.any():
-        warnings.warn(
-            f"cone programs were solved to a residual of {error[doubtful].max().item():.1e} and no better: the "
-            f"derivative there may be that of a neighbouring piece. Batch elements: {failed_indices(doubtful)[:5]}",
-            stacklevel=2,
-        )
+    worst = torch.where(doubtful, error, 0).amax().item() if doubtful.any() else 0.0
+    warn_unconfirmed(
+        doubtful,
+        f"cone programs were solved to a residual of {worst:.1e} and no better: the derivative there may be that of a "
+        "neighbouring piece.",
+    )
     if settings.on_failure == "raise":
         raise_failed(
             status,

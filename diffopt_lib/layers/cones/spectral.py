@@ -22,6 +22,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ...batch.products import or_one
+
 LEAST = 1e-8  # ε of :func:`share_and_odds`, and of :mod:`.slope`
 
 Pair = tuple[Tensor, Tensor]
@@ -34,15 +36,10 @@ def parts(v: Tensor) -> Pair:
 
 def share(p: Tensor, s: Tensor) -> Tensor:
     """γ = p / (p + s) of eq. (2), 0 where both are 0."""
-    return p / _total(p, s)
+    return p / or_one(p + s)
 
 
 def share_and_odds(p: Tensor, s: Tensor) -> Pair:
     """γ, and γ / (1 − γ + ε) without the cancellation in 1 − γ."""
-    total = _total(p, s)
+    total = or_one(p + s)
     return p / total, p / (s + LEAST * total)
-
-
-def _total(p: Tensor, s: Tensor) -> Tensor:
-    total = p + s
-    return torch.where(total > 0, total, 1)

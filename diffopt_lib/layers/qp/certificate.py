@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...batch.products import largest, times_columns
+from ...batch.products import largest, or_one, times_columns
 from ...batch.rows import only_on
 from .program import QP, Point
 
@@ -55,10 +55,8 @@ def is_mirage(qp: QP, point: Point) -> Tensor:
     """Whether a point seems to solve a program only because it is so far away that all data drown in its rounding,
     ``(N,)``: but for rounding it proves that there is no solution, or its multipliers are so large that what they leave
     of each other is rounding, which y then follows. Elastic programs have a solution."""
-    A, G, y, nu, lam = qp.A.mT, qp.G.mT, point.y, point.nu, point.lam
-    forces = largest(times_columns(A, nu) + times_columns(G, lam), (1, 2))
-    most = largest(A, (1, 2)) * nu.abs().sum((1, 2)) + largest(G, (1, 2)) * lam.sum((1, 2))
-    of_lam = (forces <= DROWNED * most) & (most > 0) & (qp.elastic == 0).flatten()
+    A, G, y = qp.A, qp.G, point.y
+    of_lam = _forces_cancel(qp, point)
     curvature, most = largest(times_columns(qp.Q, y), (1, 2)), largest(qp.Q, (1, 2)) * y.abs().sum((1, 2))
     of_y = _is_negative(qp.p * y) & (curvature <= DROWNED * most) & (most > 0)
     reach = torch.maximum(largest(qp.b, (1, 2)), largest(torch.where(point.s > 0, 0, qp.h), (1, 2)))
@@ -78,10 +76,15 @@ def _follows_rounding(qp: QP, point: Point) -> Tensor:
     Q, A, G, y, nu, lam = (t.abs() for t in (qp.Q, qp.A, qp.G, point.y, point.nu, point.lam))
     of_rows = (times_columns(A, y) * nu).sum((1, 2)) + (times_columns(G, y) * lam).sum((1, 2))
     of_objective = (y * (qp.p.abs() + times_columns(Q, y))).sum((1, 2))
-    left = largest(times_columns(qp.A.mT, point.nu) + times_columns(qp.G.mT, point.lam), (1, 2))
-    most = largest(A, (1, 2)) * nu.sum((1, 2)) + largest(G, (1, 2)) * lam.sum((1, 2))
-    cancel = (left <= DROWNED * most) & (qp.elastic == 0).flatten()
-    return cancel & (ROUNDING * of_rows > LOST * of_objective)
+    return _forces_cancel(qp, point) & (ROUNDING * of_rows > LOST * of_objective)
+
+
+def _forces_cancel(qp: QP, point: Point) -> Tensor:
+    """Whether there are multipliers, and next to nothing is left of Aᵀν + Gᵀλ. Those of elastic programs may."""
+    A, G, nu, lam = qp.A.mT, qp.G.mT, point.nu, point.lam
+    left = largest(times_columns(A, nu) + times_columns(G, lam), (1, 2))
+    most = largest(A, (1, 2)) * nu.abs().sum((1, 2)) + largest(G, (1, 2)) * lam.sum((1, 2))
+    return (left <= DROWNED * most) & (most > 0) & (qp.elastic == 0).flatten()
 
 
 def _is_drowned(qp: QP, point: Point) -> Tensor:
@@ -141,7 +144,7 @@ def _into_kernel(M: Tensor, z: Tensor) -> Tensor:
         return torch.where(units > 0, z, 0)
     M = torch.nan_to_num(M * units.mT)
     size = M.abs().amax(-1, keepdim=True)
-    M = M / torch.where(size > 0, size, 1)
+    M = M / or_one(size)
     inverse = torch.linalg.pinv(M, rtol=1e-11)
     z = torch.where(units > 0, z / units, 0)
     for _ in range(3):  # the rounding errors of a projection are gone after the next one

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from ...batch.products import solve_lower, times_columns
-from ...batch.rows import iterate, scatter, select, take
+from ...batch.rows import iterate, scatter, select
 from ...linear import cholesky_
 from .path import inside, mehrotra_direction
 from .program import QP, Point
@@ -70,7 +70,7 @@ class Complementarity:
     work: Tensor  # memory for N factorisations
 
     def select(self, keep: Tensor) -> Complementarity:
-        M, q, size = (take(t, keep) for t in (self.M, self.q, self.size))
+        M, q, size = select((self.M, self.q, self.size), keep)
         return Complementarity(M, q, size, self.work[: len(q)])
 
     def factorise(self, on: Tensor | None, diagonal: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ from ...solution import INFEASIBLE, RUNNING, SOLVED, STUCK, UNBOUNDED
 from .certificate import Candidate, proves_infeasible, proves_unbounded, sharpen_direction, sharpen_multipliers
 from .confirm import error_of, improve
 from .kkt import FullKKT
-from .program import CONFIRMED, QP, Attempt, Point, Residual, Step
+from .program import CONFIRMED, QP, SMALLEST, Attempt, Point, Residual, Step
 from .scaling import Problem
 
 FRACTION = 0.99  # of the way to the boundary that a step goes
@@ -197,8 +197,8 @@ def _distance(qp: QP, point: Point) -> Tensor:
     y, nu, lam, s = vars(point).values()
     Qy, forces = times_columns(qp.Q, y), times_columns(qp.A.mT, nu) + times_columns(qp.G.mT, lam)
     size = largest(torch.cat([Qy, forces, qp.p], dim=1), (1, 2))
-    stationarity = largest(Qy + forces + qp.p, (1, 2)) / size.clamp_min(1e-300)
-    gap = (s * lam).sum((1, 2)) / (1e-300 + _dot(y, Qy).abs() + _dot(y, qp.p).abs()).flatten()
+    stationarity = largest(Qy + forces + qp.p, (1, 2)) / size.clamp_min(SMALLEST)
+    gap = (s * lam).sum((1, 2)) / (SMALLEST + _dot(y, Qy).abs() + _dot(y, qp.p).abs()).flatten()
     return torch.minimum(torch.maximum(stationarity, gap), largest(s * lam, (1, 2)))
 
 

@@ -192,19 +192,25 @@ def _quick_sizes(qp: QP, products: Products) -> Residual:
     return Residual(qp.p.abs() + Qy + Anu + Glam, qp.b.abs() + Ay, qp.h.abs() + Gy)
 
 
-def _sizes(qp: QP, point: Point) -> Residual:
-    """What was added up to get the residuals, and NOISE times what rounding may leave of terms that should be 0."""
+def added_up(qp: QP, point: Point) -> Residual:
+    """The sums of magnitudes of which the residuals are what is left, slacks aside."""
     Q, A, G, y, nu, lam = (t.abs() for t in (qp.Q, qp.A, qp.G, point.y, point.nu, point.lam))
-    dual = qp.p.abs() + times_columns(Q, y) + times_columns(A.mT, nu) + times_columns(G.mT, lam)
-    y = y + NOISE * _unit(qp, y, dual, FAINT * _reach(qp))
     return Residual(
-        dual=qp.p.abs()
-        + times_columns(Q, y)
-        + times_columns(A.mT, nu)
-        + times_columns(G.mT, lam)
-        + NOISE * _neighbours(A, G, dual),
+        dual=qp.p.abs() + times_columns(Q, y) + times_columns(A.mT, nu) + times_columns(G.mT, lam),
         equality=qp.b.abs() + times_columns(A, y) + qp.elastic * nu,
         inequality=qp.h.abs() + times_columns(G, y) + qp.elastic * lam,
+    )
+
+
+def _sizes(qp: QP, point: Point) -> Residual:
+    """What was added up to get the residuals, and NOISE times what rounding may leave of terms that should be 0."""
+    Q, A, G = qp.Q.abs(), qp.A.abs(), qp.G.abs()
+    dual, equality, inequality = added_up(qp, point)
+    noise = NOISE * _unit(qp, point.y, dual, FAINT * _reach(qp))
+    return Residual(
+        dual=dual + times_columns(Q, noise) + NOISE * _neighbours(A, G, dual),
+        equality=equality + times_columns(A, noise),
+        inequality=inequality + times_columns(G, noise),
     )
 
 
@@ -233,7 +239,7 @@ def _unit(qp: QP, y: Tensor, dual: Tensor, least: Tensor) -> Tensor:
 
 def _reach(qp: QP) -> Tensor:
     """How far away the walls usually are, ``(N or 1, 1, 1)``: y may be 0."""
-    A, G = (t.abs().amax(-1, keepdim=True).clamp_min(SMALLEST) if t.shape[-1] else t for t in (qp.A, qp.G))
+    A, G = (t.abs().amax(-1, keepdim=True).clamp_min(SMALLEST) for t in (qp.A, qp.G))
     return lower_quartile(distances(qp.b / A, qp.h / G))
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ...batch.products import or_one
 from .program import QP, Point, Step, distances, lower_quartile
 
 FAR = 1e3  # from 1, for the unit of y and the size of the objective
@@ -78,7 +79,7 @@ def equilibrate(qp: QP, rounds: int = 15) -> Scaling | None:
         norms = (column, _columns(A.mT), _columns(G.mT))
         if all(_near_one(norm) for norm in norms):
             break
-        d, e, g = (x / torch.where(norm > 0, norm, 1).sqrt() for x, norm in zip((d, e, g), norms, strict=True))
+        d, e, g = (x / or_one(norm).sqrt() for x, norm in zip((d, e, g), norms, strict=True))
         Q, A, G = d * qp.Q * d.mT, e * qp.A * d.mT, g * qp.G * d.mT
     unit, c = _sizes(Q, d * qp.p, e * qp.b, g * qp.h)
     d, e, g, c = unit * d, e / unit, g / unit, c / unit.square()

@@ -16,7 +16,7 @@ gradient by Tracy & Manchester, On the differentiability of the primal-dual inte
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -30,7 +30,7 @@ from ...solution import SolverError, failed_indices
 from .derivative import Kept, KKTSystem, linear_equations
 from .interior import newton
 from .path import STEP_BACK, step_length
-from .program import NO_BOUND, QP, Point, Residual, residual
+from .program import NO_BOUND, QP, SMALLEST, Point, added_up, residual
 
 
 def with_central_path_derivative(
@@ -97,7 +97,7 @@ def _walk(qp: QP, solution: Point, mu: Tensor, batch: torch.Size, max_iterations
     for _ in range(max_iterations):
         r = residual(qp, point)
         gap = point.s * point.lam - mu
-        parts = [a.abs() / (1e-300 + b) for a, b in zip(r, _added_up(qp, point), strict=True)]
+        parts = [a.abs() / b.clamp_min(SMALLEST) for a, b in zip(r, added_up(qp, point), strict=True)]
         error = torch.cat([*parts, (gap / mu).abs()], dim=1).amax((1, 2))
         if (~(error > 1e-9)).all():
             return point
@@ -107,10 +107,3 @@ def _walk(qp: QP, solution: Point, mu: Tensor, batch: torch.Size, max_iterations
         "the central path was not found: no y satisfies the inequalities strictly. Solve with smoothing=0.",
         failed_indices((error > 1e-9).reshape(batch)),
     )
-
-
-def _added_up(qp: QP, point: Point) -> Residual:
-    """The sums of magnitudes of which the residuals of the linear equations are what is left."""
-    sizes = replace(qp, **{f.name: getattr(qp, f.name).abs() for f in fields(qp) if f.name not in ("b", "h")})
-    sizes = replace(sizes, b=-qp.b.abs(), h=-qp.h.abs(), elastic=-qp.elastic)
-    return residual(sizes, Point(point.y.abs(), point.nu.abs(), point.lam.abs(), point.s.abs()))

@@ -9,7 +9,6 @@ is no solution. An element is solved when its active set is confirmed (:mod:`.qp
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
@@ -18,14 +17,14 @@ import torch
 from torch import Tensor
 
 from ...batch.products import largest, times_columns
-from ...batch.rows import relay, scatter, select, where
-from ...solution import INFEASIBLE, SOLVED, STUCK, UNBOUNDED, failed_indices, raise_failed
+from ...batch.rows import only_on, relay, scatter, select, where
+from ...solution import INFEASIBLE, SOLVED, STUCK, UNBOUNDED, raise_failed, warn_unconfirmed
 from .confirm import confirm, error_of, improve
 from .derivative import Kept
 from .dual import solve_dual
 from .embedding import Diagnosis, solve_embedded
 from .interior import interior_point
-from .program import CONFIRMED, QP, Attempt, Point, kkt_error, with_violations
+from .program import CONFIRMED, QP, SMALLEST, Attempt, Point, kkt_error, with_violations
 from .scaling import Problem, equilibrate
 
 WEAKLY_ACTIVE = 1e-4  # λᵢ/sᵢ in a guess from which on an inequality may be active: both may be 0
@@ -35,6 +34,11 @@ ELASTIC = 1e-7  # how far, for a multiplier of 1, the constraints of an infeasib
 # What a matrix may have below 0, relative to its largest entry, when rounding made it so.
 CONVEX = {torch.float32: 1e-5, torch.float64: 1e-11}
 FAR = 1e4  # a wall that is so many times as far away as the farthest that has to be reached is first put nearer
+
+UNCONFIRMED = (
+    "quadratic programs are solved within the tolerance, but which of their inequalities are active could not be "
+    "confirmed: the derivative is that of an unconfirmed active set."
+)
 
 
 class Start(NamedTuple):
@@ -62,17 +66,14 @@ def solve(
     qp, scaling = kept.program(data, batch, start.new_zeros(1))
     n, k, m = qp.Q.shape[-1], qp.A.shape[-2], qp.G.shape[-2]
     guess = Point(*start.double().reshape(N, n + k + 2 * m, 1).split((n, k, m, m), dim=1))
-    problem = Problem.of(qp, scaling)
-    attempt = find(Start(problem, guess, CONVEX[start.dtype]), warm, max_iterations)
-    status, elastic, *proofs = _as_solved(attempt)
-    left = ~_is_confirmed(attempt)
-    if left.any():
-        attempt, (status, *proofs) = _go_on(problem, attempt, left, tolerance, max_iterations)
-        if on_failure == "closest":
-            attempt, status, elastic = _relax(problem, attempt, status, tolerance, max_iterations)
-        if on_failure != "nan":
-            _raise(status.reshape(batch), attempt.error.reshape(batch), tolerance)
-        _warn(((status == SOLVED) & ~_is_confirmed(attempt)).reshape(batch))
+    begin = Start(Problem.of(qp, scaling), guess, CONVEX[start.dtype])
+    attempt, (status, *proofs) = search(begin, warm, tolerance, max_iterations)
+    elastic = torch.zeros_like(attempt.error).unsqueeze(-1)
+    if on_failure == "closest":
+        attempt, status, elastic = _relax(begin.problem, attempt, status, tolerance, max_iterations)
+    if on_failure != "nan":
+        _raise(status.reshape(batch), attempt.error.reshape(batch), tolerance)
+    warn_unconfirmed(((status == SOLVED) & ~_is_confirmed(attempt)).reshape(batch), UNCONFIRMED)
 
     point, failed = attempt.point, status != SOLVED
     z = torch.cat([point.y, point.nu, point.lam], dim=1)
@@ -84,6 +85,24 @@ def solve(
         *(v.reshape(batch) for v in (status, attempt.iterations, attempt.error.to(start.dtype))),
         *(v.reshape(*batch, v.shape[1]).to(start.dtype) for v in proofs),
     )
+
+
+def search(start: Start, warm: bool, tolerance: float, max_iterations: int) -> tuple[Attempt, Diagnosis]:
+    """The quick attempts, and the embedding's turn at the elements that they leave. A point that it can't confirm
+    counts as solved, too, if it is within the tolerance."""
+
+    def go_on(left: tuple[Problem, Attempt]) -> tuple[Attempt, Diagnosis]:
+        problem, attempt = left
+        found, diagnosis = solve_embedded(problem, max_iterations)
+        found = where(found.error <= attempt.error, found, attempt)
+        good = (diagnosis.status == STUCK) & (found.error <= tolerance)
+        return found, diagnosis._replace(status=torch.where(good, SOLVED, diagnosis.status))
+
+    attempt = find(start, warm, max_iterations)
+    y, nu, lam = attempt.point.y, attempt.point.nu, attempt.point.lam
+    nothing = (torch.full_like(v, torch.nan) for v in (torch.cat([nu, lam], dim=1), y))
+    solved = Diagnosis(torch.full_like(attempt.iterations, SOLVED), *nothing)
+    return only_on(~_is_confirmed(attempt), go_on, (start.problem, attempt), (attempt, solved))
 
 
 def find(start: Start, warm: bool, max_iterations: int) -> Attempt:
@@ -122,7 +141,7 @@ def check_convex(qp: QP, rounding: float) -> None:
     """Raise where Q has a negative eigenvalue along a direction with Ad = 0, beyond a rounding relative to its largest
     entry: a point that satisfies the optimality conditions would prove nothing. (Whom the dual method solves has a
     Cholesky factor of Q.)"""
-    size = largest(qp.Q, (1, 2)).clamp_min(1e-300)[:, None, None]
+    size = largest(qp.Q, (1, 2)).clamp_min(SMALLEST)[:, None, None]
     Q = qp.Q / size
     _, info = torch.linalg.cholesky_ex(Q + rounding * torch.eye(Q.shape[-1], dtype=Q.dtype, device=Q.device))
     if not (info > 0).any():
@@ -130,7 +149,7 @@ def check_convex(qp: QP, rounding: float) -> None:
     size = torch.broadcast_shapes(Q.shape[:1], qp.A.shape[:1])
     Q, A = (t.expand(*size, -1, -1) for t in (Q, qp.A))
     _, S, Vh = torch.linalg.svd(A.mT @ A)  # whose rows span Rⁿ, also where A has none
-    held = HELD * S[:, :1].clamp_min(1e-300) < S
+    held = HELD * S[:, :1].clamp_min(SMALLEST) < S
     free = ~held.unsqueeze(-1) * Vh
     lowest = torch.linalg.eigvalsh(free @ Q @ free.mT)[:, 0]
     if (lowest < -rounding).any():
@@ -178,28 +197,6 @@ def _in_given_units(problem: Problem, solved: QP, point: Point, iterations: Tens
     return Attempt(point, error_of(problem.qp, point), iterations)
 
 
-def _as_solved(attempt: Attempt) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The status, the elasticity ``(N, 1)`` and the certificates of elements that are solved."""
-    y, nu, lam = attempt.point.y, attempt.point.nu, attempt.point.lam
-    status = torch.full_like(attempt.iterations, SOLVED)
-    multipliers = y.new_full((len(y), nu.shape[1] + lam.shape[1], 1), torch.nan)
-    return status, torch.zeros_like(y[:, :1, 0]), multipliers, torch.full_like(y, torch.nan)
-
-
-def _go_on(
-    problem: Problem, attempt: Attempt, left: Tensor, tolerance: float, max_iterations: int
-) -> tuple[Attempt, Diagnosis]:
-    """The embedding's turn at the elements that are left. A point that it can't confirm counts as solved, too, if it is
-    within the tolerance."""
-    status, _, *proofs = _as_solved(attempt)
-    here = select(attempt, left)
-    found, diagnosis = solve_embedded(select(problem, left), max_iterations)
-    found = where(found.error <= here.error, found, here)
-    good = (diagnosis.status == STUCK) & (found.error <= tolerance)
-    diagnosis = diagnosis._replace(status=torch.where(good, SOLVED, diagnosis.status))
-    return scatter((attempt, Diagnosis(status, *proofs)), left, (found, diagnosis))
-
-
 def _relax(
     problem: Problem, attempt: Attempt, status: Tensor, tolerance: float, max_iterations: int
 ) -> tuple[Attempt, Tensor, Tensor]:
@@ -218,10 +215,7 @@ def _relax(
         n, (k, m) = part.p.shape[1], (ordinary.b.shape[1], ordinary.h.shape[1])
         scaled = Problem.of(ordinary, equilibrate(ordinary))
         none = Point(*(part.p.new_zeros(len(part.p), size, 1) for size in (n + k + m, k, m, m)))
-        found = find(Start(scaled, none, math.inf), False, max_iterations)
-        left = ~_is_confirmed(found)
-        if left.any():
-            found, _ = _go_on(scaled, found, left, tolerance, max_iterations)
+        found, _ = search(Start(scaled, none, math.inf), False, tolerance, max_iterations)
         point = replace(found.point, y=found.point.y[:, :n])
         found = found._replace(point=point, error=error_of(part, point))
         return where(found.error < attempt.error, found, attempt)
@@ -245,14 +239,3 @@ def _raise(status: Tensor, error: Tensor, tolerance: float) -> None:
             ),
         },
     )
-
-
-def _warn(unconfirmed: Tensor) -> None:
-    if unconfirmed.any():
-        named = ", ".join(map(str, failed_indices(unconfirmed)[:5]))
-        warnings.warn(
-            f"{int(unconfirmed.sum())} quadratic programs are solved within the tolerance, but which of their "
-            f"inequalities are active could not be confirmed: the derivative is that of an unconfirmed active set. "
-            f"Batch elements: {named}",
-            stacklevel=2,
-        )

@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from ...autograd.precision import full_precision
-from ...batch.products import times
+from ...batch.products import or_one, times
 from ...batch.shapes import align
 from ...validate import check_count, check_kind, check_option, check_size
 from ..labelled import check_classes, check_query, check_signs, point_weights, positive_scalar
@@ -246,7 +246,7 @@ def _check_options(tolerance: object, max_iterations: object, on_failure: object
 def _longest(x: Tensor) -> Tensor:
     """The length of the longest feature, ``(*batch, 1)``, held constant: it is but a unit. 1 if all are 0."""
     length = x.detach().norm(dim=-1).amax(-1, keepdim=True)
-    return torch.where(length > 0, length, 1)
+    return or_one(length)
 
 
 def _units(x: Tensor, prices: Tensor) -> tuple[Tensor, Tensor]:
@@ -258,6 +258,6 @@ def _units(x: Tensor, prices: Tensor) -> tuple[Tensor, Tensor]:
     of them, and as C → 0 it would drown what decides between them.
     """
     unit = prices.detach().amax(-1, keepdim=True).clamp_max(1)
-    unit = torch.where(unit > 0, unit, 1)
+    unit = or_one(unit)
     enough = 1 + 2 * (x @ x.mT).detach().abs().sum(-1).amax(-1)
     return unit, torch.minimum(1 / unit.squeeze(-1), enough)
