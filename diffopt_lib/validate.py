@@ -11,6 +11,8 @@ from torch import Tensor
 from .autograd.opaque import opaque
 from .solution import failed_indices, name_elements
 
+NO_BOUND = 1e20  # an upper bound that is no less is no constraint
+
 
 def values_visible(x: Tensor) -> bool:
     """Whether Python may look at the entries of x; inside ``torch.func.vmap`` and ``torch.compile`` it may not."""

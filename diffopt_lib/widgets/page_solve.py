@@ -13,13 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from diffopt_lib.widgets.bake import SAFETY
 from diffopt_lib.widgets.controls import Control, plain, random_context
 from diffopt_lib.widgets.javascript import module
 from diffopt_lib.widgets.table import Entry, log_columns, to_drawing
 
 CONTEXTS = 1000
-SAFETY = 2.0
-"""What is printed is that many times the worst difference at the contexts of the bake, since others may be worse."""
 FLOOR = 1e-9
 """Differences below that share of a mark's range are not told apart from rounding."""
 AGREEMENT = 1e-6

@@ -23,7 +23,7 @@ from functools import cache, cached_property
 import torch
 from torch import Tensor
 
-from ...validate import check_finite, check_floating
+from ...validate import NO_BOUND, check_finite, check_floating
 from .exponential import EXPONENTIAL
 from .kind import Kind
 from .nonnegative import NONNEGATIVE, ZERO
@@ -39,7 +39,6 @@ KINDS: dict[str, Kind] = {
     "exp": EXPONENTIAL,
 }
 
-NO_BOUND = 1e20
 SMALL = 100_000  # entries of a batch of matrices that are not worth being taken apart
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from ...batch import shapes
 from ...batch.products import largest, times_columns
 from ...batch.rows import only_on
+from ...validate import NO_BOUND
 
 # A point is confirmed where one of sᵢ and λᵢ is exactly 0 and no violation is larger than this relative to what was
 # added up to get it: its active set is right, as far as float64 can tell.
@@ -28,7 +29,6 @@ NOISE = 1e-3  # times CONFIRMED: what rounding may leave of an entry of y that s
 FAINT = 1e-4  # times NOISE times CONFIRMED, below the rounding of the largest number: what has no size of its own
 SMALLEST = 1e-300  # what is added to nothing
 GIANT = 1e8  # how much farther than what has to be reached a wall is that is not expected to matter
-NO_BOUND = 1e20  # an entry of h that is no less is no constraint
 
 EVENT_DIMS = (2, 1, 2, 1, 2, 1)  # of Q, p, A, b, G, h
 

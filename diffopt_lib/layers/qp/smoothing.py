@@ -27,10 +27,11 @@ from ...batch.products import contract, times_columns
 from ...implicit import attach
 from ...linear import LinearOperator
 from ...solution import SolverError, failed_indices
+from ...validate import NO_BOUND
 from .derivative import Kept, KKTSystem, linear_equations
 from .interior import newton
 from .path import STEP_BACK, step_length
-from .program import NO_BOUND, QP, SMALLEST, Point, added_up, residual
+from .program import QP, SMALLEST, Point, added_up, residual
 
 
 def with_central_path_derivative(

@@ -130,11 +130,8 @@ def follow_path(phi: Tensor, y: Tensor, price: Tensor, reward: Tensor, decay: Te
         best, least = where(gap < at.least, at.point, at.best), torch.minimum(gap, at.least)
         enough = GAP * ((1 - at.y) * lam).amax((1, 2)).clamp_min(1)
         stop = at.stuck | (gap <= enough) | ~(gap <= HOPELESS * least)
-        return (
-            at._replace(best=best, least=least),
-            stop,
-            (best.W, best.lam, torch.full_like(stop, k, dtype=torch.int64)),
-        )
+        result = (best.W, best.lam, torch.full_like(stop, k, dtype=torch.int64))
+        return at._replace(best=best, least=least), stop, result
 
     def step(at: Path) -> Path:
         W, lam, s = at.point
@@ -173,9 +170,8 @@ def with_prices_that_are_paid(
         machine = follow_path(phi, y, price.clamp_max(HIGH_PRICE), reward, decay, max_iterations)
         high = price.amax(1) > HIGH_PRICE
         paid = ((1 - y) * machine.lam).sum(-1).amax(-1, keepdim=True) >= 0.1 * HIGH_PRICE
-        unpaid = torch.where(paid, torch.nan, HIGH_PRICE).to(
-            price.dtype
-        )  # NaN: so much was paid that it has to be whole
+        # NaN: so much was paid that it has to be whole.
+        unpaid = torch.where(paid, torch.nan, HIGH_PRICE).to(price.dtype)
         return machine._replace(unpaid=torch.where(high, unpaid, torch.inf))
 
     def whole(problem: tuple[Tensor, ...], _: Machine) -> Machine:
