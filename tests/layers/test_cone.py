@@ -381,3 +381,10 @@ class TestBadInput:
             solve_cone(c, A, b, {"l": 3})
         with pytest.raises(ValueError, match="on_failure must be one of"):
             solve_cone(c, A, b, Cones(nonneg=3), on_failure="ignore")
+
+
+@pytest.mark.parametrize("option", [{"tolerance": "tight"}, {"tolerance": -1.0}, {"max_iterations": 2.5}])
+def test_limits_that_are_none_are_refused(option):
+    one = torch.ones(1, dtype=torch.float64)
+    with pytest.raises(ValueError, match=next(iter(option))):
+        solve_cone(one, -torch.eye(1, dtype=torch.float64), 0 * one, Cones(nonneg=1), **option)

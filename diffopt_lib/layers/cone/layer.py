@@ -31,7 +31,7 @@ from ...batch.products import contract, dot
 from ...batch.shapes import align
 from ...implicit import attach
 from ...solution import SOLVED, mark_failures
-from ...validate import check_finite, check_floating, check_option, check_same_kind, values_visible
+from ...validate import check_finite, check_floating, check_limits, check_option, check_same_kind, values_visible
 from ..cones.product import Cones
 from .derivative import residual_map, solve_derivative, with_projection_derivative
 from .program import Triple
@@ -111,6 +111,7 @@ def solve_cone(
     """
     check_option("on_failure", on_failure, ("raise", "nan"))
     check_option("singular", singular, ("raise", "least_norm"))
+    check_limits(tolerance, max_iterations)
     _check(c, A, b, P, cones)
     dtype, (m, n) = c.dtype, A.shape[-2:]
     named = [("c", c, 1), ("A", A, 2), ("b", b, 1), *([] if P is None else [("P", 0.5 * (P + P.mT), 2)])]
