@@ -320,7 +320,6 @@ def test_nothing_overflows(open_page, width):
 def test_dark_pages_get_light_ink(open_page, darken):
     page = open_page(color_scheme="light" if darken else "dark")
     page.evaluate(darken or "0")
-    wait_for_transitions(page)
     ink = luminance(page.locator(".explorer-title").first.evaluate("node => getComputedStyle(node).color"))
     # A tick label of the matplotlib figure, and the ring of the pad that is "k" in Python.
     text = luminance(
@@ -333,17 +332,10 @@ def test_dark_pages_get_light_ink(open_page, darken):
 def test_light_pages_get_dark_ink(open_page):
     page = open_page(color_scheme="dark")
     page.evaluate("document.documentElement.dataset.theme = 'light'")
-    wait_for_transitions(page)
     assert luminance(page.locator(".explorer-title").first.evaluate("node => getComputedStyle(node).color")) < 0.2
     assert (
         luminance(page.locator(".explorer-figure g[id*=text_] g").first.evaluate("n => getComputedStyle(n).fill")) < 0.2
     )
-
-
-def wait_for_transitions(page: Page) -> None:
-    """Colours may change over some frames, which take long on a busy machine."""
-    page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
-    page.wait_for_function("document.getAnimations().every(animation => animation.playState === 'finished')")
 
 
 def luminance(color: str) -> float:
