@@ -2,6 +2,7 @@
 
 import os
 import random
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,12 +28,16 @@ CHROMIUM_FLAGS = [
 
 
 @pytest.fixture(autouse=True)
-def seeded() -> None:
-    """Every test starts from the same seeds and torch's own dtype, whatever ran before it: the order is random."""
-    torch.set_default_dtype(torch.float32)
+def seeded() -> Iterator[None]:
+    """Every test starts from the same seeds and leaves torch's own dtype and matplotlib's own style: the order is
+    random, and what a test or a fixture of the session sets for a chapter's code must not reach the next one."""
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+    yield
+    torch.set_default_dtype(torch.float32)
+    if matplotlib := sys.modules.get("matplotlib"):
+        matplotlib.rcdefaults()
 
 
 @pytest.fixture

@@ -49,12 +49,6 @@ def run_cells(folder: Path) -> dict[str, Any]:
     return variables
 
 
-@pytest.fixture(autouse=True)
-def own_style():
-    with matplotlib.rc_context():
-        yield
-
-
 @pytest.mark.parametrize("names", [(), ("qp",), ("cone",), ("projections",), ("qp", "cone", "projections", "qp-cuda")])
 def test_every_cell_runs_whatever_was_measured(tmp_path: Path, names: tuple[str, ...]) -> None:
     files = {
