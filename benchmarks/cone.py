@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .cone_problems import ConeProgram, clarabel_order, random_cone_program, triangle
+from .cone_problems import ConeProgram, Shape, clarabel_order, random_cone_program, triangle
 from .method import Case, Forward, Method, Pull, by_autograd, cpu_and_double_only, double_only
 
 PRODUCT: dict[str, Any] = {"zero": 4, "nonneg": 10, "soc": [4, 5], "psd": [4], "exp": 3}
@@ -73,7 +73,15 @@ def cvxpylayers(problem: ConeProgram) -> Forward:
 
     shape, n = problem.shape, problem.c.shape[1]
     x, A, b, c = cp.Variable(n), cp.Parameter((shape.rows, n)), cp.Parameter(shape.rows), cp.Parameter(n)
-    s = b - A @ x
+    program = cp.Problem(cp.Minimize(c @ x), constraints(b - A @ x, shape))
+    layer = CvxpyLayer(program, parameters=[A, b, c], variables=[x])
+    return by_autograd(problem.parameters, lambda A, b, c: layer(A, b, c)[0])
+
+
+def constraints(s, shape: Shape) -> list:
+    """That the rows of an expression lie in the cones, as cvxpy says it."""
+    import cvxpy as cp
+
     at = 0
 
     def take(rows: int):
@@ -81,22 +89,20 @@ def cvxpylayers(problem: ConeProgram) -> Forward:
         at += rows
         return s[at - rows : at]
 
-    constraints = []
+    found = []
     if shape.zero:
-        constraints.append(take(shape.zero) == 0)
+        found.append(take(shape.zero) == 0)
     if shape.nonneg:
-        constraints.append(take(shape.nonneg) >= 0)
+        found.append(take(shape.nonneg) >= 0)
     for size in shape.soc:
         v = take(size)
-        constraints.append(cp.SOC(v[0], v[1:]))
+        found.append(cp.SOC(v[0], v[1:]))
     for k in shape.psd:
-        constraints.append(cp.reshape(matrix_of_rows(k) @ take(triangle(k)), (k, k), order="F") >> 0)
+        found.append(cp.reshape(matrix_of_rows(k) @ take(triangle(k)), (k, k), order="F") >> 0)
     for _ in range(shape.exp):
         v = take(3)
-        constraints.append(cp.constraints.ExpCone(v[0], v[1], v[2]))
-    program = cp.Problem(cp.Minimize(c @ x), constraints)
-    layer = CvxpyLayer(program, parameters=[A, b, c], variables=[x])
-    return by_autograd(problem.parameters, lambda A, b, c: layer(A, b, c)[0])
+        found.append(cp.constraints.ExpCone(v[0], v[1], v[2]))
+    return found
 
 
 def matrix_of_rows(k: int) -> np.ndarray:

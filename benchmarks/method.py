@@ -51,7 +51,8 @@ class Method:
         module: must import, or the method is missing.
         prepare: ``prepare(problem)`` does what need not be repeated for other numbers of the same shape, and returns
             the forward pass: a function without arguments that gives the solution, and the backward pass, a function
-            from a cotangent to the gradients of all parameters in the problem's order.
+            from a cotangent to the gradients of all parameters in the problem's order. ``benchmarks.robustness`` has no
+            backward pass and wants an ``Answer`` instead.
         limits: ``limits(problem)`` says why the method can't take the problem, or None.
         layer: which of a benchmark's layers it computes, if there are several: it gets the cases whose sizes name it.
         in_torch: all that it computes with are torch's tensors, so that its memory can be measured.
@@ -60,7 +61,7 @@ class Method:
     name: str
     package: str
     module: str
-    prepare: Callable[[Any], Forward]
+    prepare: Callable[[Any], Callable[[], Any]]
     limits: Callable[[Any], str | None] = lambda problem: None
     layer: str | None = None
     in_torch: bool = False

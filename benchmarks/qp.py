@@ -19,6 +19,7 @@ COLUMNS = ("batch", "n", "inequalities", "equalities")
 TABLE = [(128, 10, 10, 5), (512, 20, 20, 0), (128, 50, 50, 10), (128, 100, 100, 20)]
 BY_SIZE = [(64, n, n, n // 5) for n in (10, 20, 50, 100, 200)]
 BY_BATCH = [(batch, 50, 50, 10) for batch in (1, 8, 32, 128, 512)]
+SMALL = [(batch, n, m, k) for batch in (1, 8) for _, n, m, k in TABLE]
 QUICK = [(8, 10, 10, 5), (8, 20, 20, 0)]
 LARGEST_SAFE_LU = 128
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
@@ -188,10 +189,10 @@ METHODS = [
 
 
 def cases(quick: bool) -> list[Case]:
-    """The sizes of the tables, in both precisions where float32 is the question."""
+    """The sizes of the tables, also for one program and for eight, in both precisions where float32 is the question."""
     if quick:
         return [_case("quick", sizes) for sizes in QUICK]
-    named = (("table", TABLE), ("by size", BY_SIZE), ("by batch", BY_BATCH))
+    named = (("table", TABLE), ("by size", BY_SIZE), ("by batch", BY_BATCH), ("small", SMALL))
     both = [_case(table, sizes) for table, rows in named for sizes in rows]
     return both + [_case("table", sizes, torch.float32) for sizes in TABLE]
 

@@ -25,7 +25,7 @@ def run(
 
     Args:
         name: of the benchmark's module, which has ``METHODS``, ``cases(quick)``, ``problem(**sizes)`` and
-            ``targets(device)``.
+            ``targets(device)``. One that measures something else than time has a ``measure`` and a ``show`` of its own.
         device: ``"cpu"`` or ``"cuda"``.
         quick: tiny sizes and few turns.
         threads: of torch; the environment tells other libraries.
@@ -49,9 +49,9 @@ def run(
             continue
         problem = benchmark.problem(**case.sizes).to(where, case.dtype)
         suitable = [method for method in methods if method.layer == case.sizes.get("layer")]
-        rows = measure(problem, suitable, where, **turns)
+        rows = getattr(benchmark, "measure", measure)(problem, suitable, where, **turns)
         done.append({"table": case.table, "sizes": case.sizes, "dtype": str(case.dtype).split(".")[1], "rows": rows})
-        print(show(done[-1]), flush=True)
+        print(getattr(benchmark, "show", show)(done[-1]), flush=True)
     packages = tuple(dict.fromkeys(method.package for method in methods))
     return {
         "name": name,

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import matplotlib.pyplot as plt
 import pytest
 from chapters import read
 
-from benchmarks import cone, projections, qp
+from benchmarks import cone, projections, qp, robustness
 
 SCOREBOARD = "book/appendix/scoreboard.ipynb"
 
@@ -31,9 +32,28 @@ def made_up(benchmark: Any, device: str = "cpu") -> dict[str, Any]:
         if len(rows) > 3:
             rows[-1] = {"method": rows[-1]["method"], "missing": "left out: takes too long"}
         cases.append({"table": case.table, "sizes": case.sizes, "dtype": str(case.dtype)[6:], "rows": rows})
+    return {"cases": cases, "targets": benchmark.targets(device), "provenance": how_it_was_made(device)}
+
+
+def how_it_was_made(device: str = "cpu") -> dict[str, Any]:
     machine = {"device": device, "processor": "a processor", "threads": 2}
-    how = {"command": "python -m benchmarks", "date": "2000-01-01", "hardware": machine, "versions": {"torch": "2"}}
-    return {"cases": cases, "targets": benchmark.targets(device), "provenance": how}
+    return {"command": "python -m benchmarks", "date": "2000-01-01", "hardware": machine, "versions": {"torch": "2"}}
+
+
+def made_up_outcomes() -> dict[str, Any]:
+    """Every kind: ours solves all, the next is wrong in silence once, the third takes none, the last can't be run."""
+    cases = []
+    for case in robustness.cases(quick=False):
+        everything = list(range(case.sizes["programs"]))
+        rows: list[dict[str, Any]] = []
+        for method in robustness.METHODS:
+            none: dict[str, list[int]] = {outcome: [] for outcome in robustness.OUTCOMES}
+            rows.append({"method": method.name, **none, "solved": everything, "seconds": 0.5})
+        rows[1] |= {"solved": everything[1:], "wrong in silence": [0]}
+        rows[2] |= {"solved": [], "not taken": everything, "seconds": 0.0}
+        rows[-1] = {"method": rows[-1]["method"], "missing": "it can't be imported"}
+        cases.append({"table": case.table, "sizes": case.sizes, "dtype": "float64", "rows": rows})
+    return {"cases": cases, "targets": [], "provenance": how_it_was_made()}
 
 
 def run_cells(folder: Path) -> dict[str, Any]:
@@ -49,13 +69,17 @@ def run_cells(folder: Path) -> dict[str, Any]:
     return variables
 
 
-@pytest.mark.parametrize("names", [(), ("qp",), ("cone",), ("projections",), ("qp", "cone", "projections", "qp-cuda")])
+EVERYTHING = ("qp", "cone", "projections", "qp-cuda", "robustness")
+
+
+@pytest.mark.parametrize("names", [(), ("qp",), ("cone",), ("projections",), ("robustness",), EVERYTHING])
 def test_every_cell_runs_whatever_was_measured(tmp_path: Path, names: tuple[str, ...]) -> None:
     files = {
         "qp": made_up(qp),
         "cone": made_up(cone),
         "projections": made_up(projections),
         "qp-cuda": made_up(qp, "cuda"),
+        "robustness": made_up_outcomes(),
     }
     for name in names:
         (tmp_path / f"{name}.json").write_text(json.dumps(files[name]))
@@ -65,6 +89,49 @@ def test_every_cell_runs_whatever_was_measured(tmp_path: Path, names: tuple[str,
     for name in ("qp", "cone", "projections"):
         shown = variables["full_table"](name).data
         assert ("not finite" in shown and "does not converge" in shown) if name in names else "Not measured" in shown
+    counted = variables["count_outcomes"]().data
+    assert ("can&#x27;t be imported" in counted) if "robustness" in names else "Not measured" in counted
+
+
+def cells_of(table: str, first: str) -> list[list[str]]:
+    """The entries of the rows of a table whose first entry is the given one."""
+    rows = (re.findall(r"<td[^>]*>([^<]*)</td>", row) for row in table.split("</tr>"))
+    return [row[1:] for row in rows if row and row[0] == first]
+
+
+def test_outcomes_are_counted_over_all_kinds(tmp_path: Path) -> None:
+    result = made_up_outcomes()
+    (tmp_path / "robustness.json").write_text(json.dumps(result))
+    variables = run_cells(tmp_path)
+    sizes = [sum(c["sizes"]["programs"] for c in result["cases"] if c["table"] == t) for t in ("field", "hostile")]
+    kinds = [sum(c["table"] == t for c in result["cases"]) for t in ("field", "hostile")]
+    shown = variables["count_outcomes"]().data
+    assert [row[:2] for row in cells_of(shown, "ours")] == [[str(size), "0"] for size in sizes]
+    assert [row[:2] for row in cells_of(shown, "qpth")] == [
+        [str(size - count), str(count)] for size, count in zip(sizes, kinds, strict=True)
+    ]
+    assert [row[5] for row in cells_of(shown, "QPLayer")] == [str(size) for size in sizes]
+    (first,) = cells_of(variables["solved_by_kind"]().data, "soft box (24)")
+    assert first[:3] == ["24", "23", "–"]
+    assert variables["fewer"] == []
+
+
+def test_kinds_of_which_another_method_solves_more_are_shown(tmp_path: Path) -> None:
+    result = made_up_outcomes()
+    case = next(case for case in result["cases"] if case["sizes"]["kind"] == "soft rows")
+    case["rows"][0] |= {"solved": list(range(20)), "false error": [20, 21, 22, 23]}
+    (tmp_path / "robustness.json").write_text(json.dumps(result))
+    (row,) = run_cells(tmp_path)["fewer"]
+    assert row[:2] == ["soft rows", "20"] and "qpth 23" in row[2] and "QPLayer" not in row[2]
+
+
+def test_a_table_that_is_newer_than_the_result_is_said_to_be_missing(tmp_path: Path) -> None:
+    result = made_up(cone)
+    result["cases"] = [case for case in result["cases"] if case["table"] != "small"]
+    (tmp_path / "cone.json").write_text(json.dumps(result))
+    shown = run_cells(tmp_path)["full_table"]
+    assert "older than this table" in shown("cone", table_name="small").data
+    assert "older" not in shown("cone").data
 
 
 def test_losses_and_missed_targets_are_shown(tmp_path: Path) -> None:
@@ -78,7 +145,8 @@ def test_losses_and_missed_targets_are_shown(tmp_path: Path) -> None:
     variables = run_cells(tmp_path)
     assert {row["method"] for *_, row in variables["slower"]} == {"Moreau"}
     assert {row["method"] for *_, row in variables["right"]} == {"Moreau", "qpax"}
-    assert "Moreau in 18 of 18" in variables["sentence"]
+    count = len(result["cases"])
+    assert f"Moreau in {count} of {count}" in variables["sentence"]
     targets = variables["target_table"]("qp").data
     assert targets.count("missed") == len(qp.TABLE) * 2 and "reached" not in targets
 
