@@ -54,15 +54,19 @@ def proves_unbounded(qp: QP, d: Tensor, zero: float = ZERO) -> Tensor:
 def is_mirage(qp: QP, point: Point) -> Tensor:
     """Whether a point seems to solve a program only because it is so far away that all data drown in its rounding,
     ``(N,)``: but for rounding it proves that there is no solution, or its multipliers are so large that what they leave
-    of each other is rounding, which y then follows. Elastic programs have a solution."""
+    of each other is rounding, which y then follows; or y did not have to go there, and all that it gains is rounding of
+    its curvature. Elastic programs have a solution."""
     A, G, y = qp.A, qp.G, point.y
     of_lam = _forces_cancel(qp, point)
     curvature, most = largest(times_columns(qp.Q, y), (1, 2)), largest(qp.Q, (1, 2)) * y.abs().sum((1, 2))
     of_y = _is_negative(qp.p * y) & (curvature <= DROWNED * most) & (most > 0)
     reach = torch.maximum(largest(qp.b, (1, 2)), largest(torch.where(point.s > 0, 0, qp.h), (1, 2)))
     far = reach <= DROWNED * (largest(A, (1, 2)) + largest(G, (1, 2))) * y.abs().sum((1, 2))
+    rounded = (ROUNDING * most * y.abs().amax((1, 2)) > (qp.p * y).abs().sum((1, 2))) & (most > 0)
+    nowhere = ~qp.b.any(1).squeeze(-1) & (qp.h >= 0).all(1).squeeze(-1)
     suspect = of_lam | of_y | far
-    return only_on(suspect, _is_proved_but_for_rounding, (qp, point), suspect)
+    seen_through = only_on(suspect, _is_proved_but_for_rounding, (qp, point), suspect)
+    return seen_through | rounded & (far | nowhere)
 
 
 def _is_proved_but_for_rounding(of: tuple[QP, Point]) -> Tensor:

@@ -28,7 +28,6 @@ CLEAR = 1e-13  # error below which a lower bound on what was added up settles th
 NOISE = 1e-3  # times CONFIRMED: what rounding may leave of an entry of y that should be 0
 FAINT = 1e-4  # times NOISE times CONFIRMED, below the rounding of the largest number: what has no size of its own
 SMALLEST = 1e-300  # what is added to nothing
-GIANT = 1e8  # how much farther than what has to be reached a wall is that is not expected to matter
 
 EVENT_DIMS = (2, 1, 2, 1, 2, 1)  # of Q, p, A, b, G, h
 
@@ -206,7 +205,7 @@ def _sizes(qp: QP, point: Point) -> Residual:
     """What was added up to get the residuals, and NOISE times what rounding may leave of terms that should be 0."""
     Q, A, G = qp.Q.abs(), qp.A.abs(), qp.G.abs()
     dual, equality, inequality = added_up(qp, point)
-    noise = NOISE * _unit(qp, point.y, dual, FAINT * _reach(qp))
+    noise = NOISE * _unit(qp, point.y, dual)
     return Residual(
         dual=dual + times_columns(Q, noise) + NOISE * _neighbours(A, G, dual),
         equality=equality + times_columns(A, noise),
@@ -228,35 +227,10 @@ def _neighbours(A: Tensor, G: Tensor, dual: Tensor, hops: int = 2) -> Tensor:
     return dual
 
 
-def _unit(qp: QP, y: Tensor, dual: Tensor, least: Tensor) -> Tensor:
+def _unit(qp: QP, y: Tensor, dual: Tensor) -> Tensor:
     """How large a change of yⱼ is that matters to its own stationarity, or the largest entry of y if that is less: an
-    entry that should be 0 is as exact as can be when it is 0 relative to this. The largest counts as ``least``, at
-    least."""
+    entry that should be 0 is as exact as can be when it is 0 relative to this. How far away the walls are does not
+    count: they may be out of reach."""
     curvature = qp.Q.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)
-    most = torch.maximum(y.abs().amax(-2, keepdim=True), least)
+    most = y.abs().amax(-2, keepdim=True)
     return torch.where(curvature > 0, torch.minimum(dual / curvature.clamp_min(SMALLEST), most), most)
-
-
-def _reach(qp: QP) -> Tensor:
-    """How far away the walls usually are, ``(N or 1, 1, 1)``: y may be 0."""
-    A, G = (t.abs().amax(-1, keepdim=True).clamp_min(SMALLEST) for t in (qp.A, qp.G))
-    return lower_quartile(distances(qp.b / A, qp.h / G))
-
-
-def distances(b: Tensor, h: Tensor) -> Tensor:
-    """|b| and |h| ``(N or 1, k + m, 1)`` without giants: walls that leave 0 inside and are GIANT times as far away as
-    what y has to reach say nothing about its size."""
-    size = torch.broadcast_shapes(b.shape[:1], h.shape[:1])
-    b, h = b.abs().expand(*size, -1, 1), h.expand(*size, -1, 1)
-    needed = torch.cat([b, -h, h.new_zeros(*size, 1, 1)], dim=1).amax(1, keepdim=True)
-    giant = (h > GIANT * needed) & (needed > 0)
-    return torch.cat([b, torch.where(giant, 0, h.abs())], dim=1)
-
-
-def lower_quartile(v: Tensor) -> Tensor:
-    """Of the entries ``(N, n, 1)`` that are not 0, ``(N, 1, 1)``; 0 if there are none."""
-    ordered = torch.where(v > 0, v, torch.inf).sort(dim=-2).values
-    if not v.shape[-2]:
-        return v.new_zeros(len(v), 1, 1)
-    rank = (v > 0).sum(-2, keepdim=True) // 4
-    return torch.where(v.any(-2, keepdim=True), ordered.gather(-2, rank), 0)

@@ -8,11 +8,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...batch.products import or_one
-from .program import QP, Point, Step, distances, lower_quartile
+from ...batch.products import largest, or_one
+from .program import QP, Point, Step
 
 FAR = 1e3  # from 1, for the unit of y and the size of the objective
 WELL_SCALED = 8.0  # rows and columns with largest entries between 1/8 and 8 are left alone
+GIANT = 1e8  # how much farther than what has to be reached a wall is that is not expected to matter
+DUST = 1e-15  # of the largest, what is no more than its rounding
+GAP = 1e4  # between two groups of sizes
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,16 @@ class Scaling:
     g: Tensor
     c: Tensor
 
+    def in_units(self, unit: Tensor, c: Tensor) -> Scaling:
+        """With a unit ``(N or 1, 1, 1)`` for y besides, and the objective times c."""
+        return Scaling(unit * self.d, self.e / unit, self.g / unit, c / unit.square())
+
+    def is_one(self) -> bool:
+        return all(bool((x == 1).all()) for x in vars(self).values())
+
     def apply(self, qp: QP) -> QP:
+        if self.is_one():
+            return qp
         return QP(
             Q=self.c * self.d * qp.Q * self.d.mT,
             p=self.c * self.d * qp.p,
@@ -64,7 +76,7 @@ class Problem(NamedTuple):
         return point if self.scaling is None else self.scaling.undo(point)
 
 
-def equilibrate(qp: QP, rounds: int = 15) -> Scaling | None:
+def equilibrate(qp: QP) -> Scaling | None:
     """The scaling that brings every row and column of [Q Aᵀ Gᵀ; A 0 0; G 0 0] near 1; None if they are there.
 
     It depends on the matrices alone (c apart), so that matrices shared by the batch stay shared. None too with elastic
@@ -72,6 +84,28 @@ def equilibrate(qp: QP, rounds: int = 15) -> Scaling | None:
     """
     if qp.elastic.any():
         return None
+    even = _even_out(qp)
+    scaled = even.apply(qp)
+    room = _room(scaled)
+    if all(_mostly_near_one(v) for v in (_columns(scaled.Q), scaled.p, room)):
+        return None if even.is_one() else even
+    scaling = even.in_units(*_sizes(scaled, usual_reach(room)))
+    return None if scaling.is_one() else scaling
+
+
+def other_scalings(qp: QP) -> tuple[Scaling, ...]:
+    """One for every size that y may have, the usual one aside: no guess is right for all data with dust of rounding, or
+    walls out of reach, in them."""
+    even = _even_out(qp)
+    scaled = even.apply(qp)
+    room = _room(scaled)
+    reaches = [usual_reach(room), room.new_zeros(1, 1, 1), *reaches_of_groups(room)]
+    usual, *others = (_sizes(scaled, reach) for reach in reaches)
+    return tuple(even.in_units(*sizes) for sizes in others if (sizes[0] != usual[0]).any())
+
+
+def _even_out(qp: QP, rounds: int = 15) -> Scaling:
+    """Rows and columns with largest entries near 1, by taking the roots of these in turn."""
     Q, A, G = qp.Q, qp.A, qp.G
     d, e, g = (torch.ones_like(M[..., :1]) for M in (Q, A, G))
     for _ in range(rounds):
@@ -81,28 +115,65 @@ def equilibrate(qp: QP, rounds: int = 15) -> Scaling | None:
             break
         d, e, g = (x / or_one(norm).sqrt() for x, norm in zip((d, e, g), norms, strict=True))
         Q, A, G = d * qp.Q * d.mT, e * qp.A * d.mT, g * qp.G * d.mT
-    unit, c = _sizes(Q, d * qp.p, e * qp.b, g * qp.h)
-    d, e, g, c = unit * d, e / unit, g / unit, c / unit.square()
-    unchanged = all((x == 1).all() for x in (d, e, g, c))
-    return None if unchanged else Scaling(d, e, g, c)
+    return Scaling(d, e, g, d.new_ones(1, 1, 1))
 
 
-def _sizes(Q: Tensor, p: Tensor, b: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-    """The unit of y that makes usual entries of b and h 1, and the factor of the objective that then makes usual
-    entries of p 1, or those of Q if that is smaller; each 1 unless it is far from it.
+def _sizes(qp: QP, reach: Tensor) -> tuple[Tensor, Tensor]:
+    """The unit of y, how far it is expected to reach (by the objective alone where that is 0), and the factor of the
+    objective that then makes usual entries of p 1, or those of Q if that is smaller; each 1 unless it is far from it.
 
     A few large entries, as of walls that are out of reach or of slacks that must not be used, do not count: next to
     them everything else would drown.
     """
-    one = p.new_ones(1, 1, 1)
-    if all(_mostly_near_one(v) for v in (_columns(Q), p, torch.cat([v.expand(len(p), -1, 1) for v in (b, h)], dim=1))):
-        return one, one
-    curvature, slope = _columns(Q).amax(-2, keepdim=True), lower_quartile(p.abs())
-    reach = lower_quartile(distances(b, h))
-    reach = torch.where(reach > 0, reach, torch.where(curvature > 0, slope / curvature, 1))
-    unit = _unless_near_one(reach)
+    prices = qp.p.abs()
+    curvature, slope = _columns(qp.Q).amax(-2, keepdim=True), _lower_quartile(_without_dust(prices, prices))
+    unit = _unless_near_one(torch.where(reach > 0, reach, torch.where(curvature > 0, slope / curvature, 1)))
     c = torch.minimum(1 / curvature, unit / slope)
     return unit, _unless_near_one(torch.where(torch.isfinite(c), c, 1))
+
+
+def _room(qp: QP) -> Tensor:
+    """What room the walls leave around 0, ``(N or 1, k + m, 1)``: negative where y has to go."""
+    N = max(len(qp.b), len(qp.h))
+    return torch.cat([v.expand(N, -1, 1) for v in (-qp.b.abs(), qp.h)], dim=1)
+
+
+def usual_reach(room: Tensor) -> Tensor:
+    """The lower quartile of the sizes in ``room``. Walls GIANT times as far away as y has to go say nothing about it,
+    and neither does dust beside that."""
+    needed = (-room).clamp_min(0)
+    giant = (room > GIANT * _largest(needed)) & (_largest(needed) > 0)
+    return _lower_quartile(_without_dust(torch.where(giant, 0, room.abs()), needed))
+
+
+def reaches_of_groups(room: Tensor) -> list[Tensor]:
+    """Sorted by size, the entries of ``room`` fall into groups with gaps between them: dust, bounds that matter, walls
+    out of reach. The least of the first group ``(N, 1, 1)``, of the second, ...; 0 where there is none."""
+    sizes = torch.where(room != 0, room.abs(), torch.inf).sort(1).values
+    before = torch.cat([torch.zeros_like(sizes[:, :1]), sizes[:, :-1]], dim=1)
+    first = torch.isfinite(sizes) & (sizes > GAP * before)
+    group = first.cumsum(1)
+    return [
+        torch.where(first & (group == k + 1), sizes, 0).sum(1, keepdim=True) for k in range(int(first.sum(1).max()))
+    ]
+
+
+def _without_dust(sizes: Tensor, beside: Tensor) -> Tensor:
+    return torch.where(sizes < DUST * _largest(beside), 0, sizes)
+
+
+def _largest(v: Tensor) -> Tensor:
+    """Of the entries, at least 0, ``(N, n, 1)``, as ``(N, 1, 1)``."""
+    return largest(v, (1, 2))[:, None, None]
+
+
+def _lower_quartile(v: Tensor) -> Tensor:
+    """Of the entries ``(N, n, 1)`` that are not 0, ``(N, 1, 1)``; 0 if there are none."""
+    ordered = torch.where(v > 0, v, torch.inf).sort(dim=-2).values
+    if not v.shape[-2]:
+        return v.new_zeros(len(v), 1, 1)
+    rank = (v > 0).sum(-2, keepdim=True) // 4
+    return torch.where(v.any(-2, keepdim=True), ordered.gather(-2, rank), 0)
 
 
 def _mostly_near_one(v: Tensor) -> bool:

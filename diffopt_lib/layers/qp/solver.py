@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -25,7 +26,7 @@ from .dual import solve_dual
 from .embedding import Diagnosis, solve_embedded
 from .interior import interior_point
 from .program import CONFIRMED, QP, SMALLEST, Attempt, Point, kkt_error, with_violations
-from .scaling import Problem, equilibrate
+from .scaling import Problem, Scaling, equilibrate, other_scalings
 
 WEAKLY_ACTIVE = 1e-4  # λᵢ/sᵢ in a guess from which on an inequality may be active: both may be 0
 NEARBY = 1e5  # entries of a solution in good units
@@ -87,22 +88,54 @@ def solve(
     )
 
 
-def search(start: Start, warm: bool, tolerance: float, max_iterations: int) -> tuple[Attempt, Diagnosis]:
-    """The quick attempts, and the embedding's turn at the elements that they leave. A point that it can't confirm
+class Found(NamedTuple):
+    """What a search knows of its elements."""
+
+    attempt: Attempt
+    diagnosis: Diagnosis
+
+
+def search(start: Start, warm: bool, tolerance: float, max_iterations: int) -> Found:
+    """The relay in the units that are likely, and in others for whom it leaves. A point that is not confirmed in any
     counts as solved, too, if it is within the tolerance."""
 
-    def go_on(left: tuple[Problem, Attempt]) -> tuple[Attempt, Diagnosis]:
+    def in_other_units(left: tuple[Start, Found]) -> Found:
+        start, found = left
+        scalings = other_scalings(start.problem.qp)
+
+        def in_units(k: int, of: tuple[Start, tuple[Scaling, ...]], before: Found) -> Found:
+            start, scalings = of
+            start = start._replace(problem=Problem.of(start.problem.qp, scalings[k]))
+            after = _search_in_units(start, False, max_iterations)
+            return where(_is_settled(after) | (after.attempt.error < before.attempt.error), after, before)
+
+        attempts: list[Callable[..., Found]] = [lambda _: found, *(partial(in_units, k) for k in range(len(scalings)))]
+        return relay((start, scalings), attempts, _is_settled)
+
+    found = _search_in_units(start, warm, max_iterations)
+    found = only_on(~_is_settled(found), in_other_units, (start, found), found)
+    good = ~_is_settled(found) & (found.attempt.error <= tolerance)
+    status = torch.where(good, SOLVED, found.diagnosis.status)
+    return found._replace(diagnosis=found.diagnosis._replace(status=status))
+
+
+def _is_settled(found: Found) -> Tensor:
+    return found.diagnosis.status != STUCK
+
+
+def _search_in_units(start: Start, warm: bool, max_iterations: int) -> Found:
+    """The quick attempts, and the embedding's turn at the elements that they leave."""
+
+    def go_on(left: tuple[Problem, Attempt]) -> Found:
         problem, attempt = left
         found, diagnosis = solve_embedded(problem, max_iterations)
-        found = where(found.error <= attempt.error, found, attempt)
-        good = (diagnosis.status == STUCK) & (found.error <= tolerance)
-        return found, diagnosis._replace(status=torch.where(good, SOLVED, diagnosis.status))
+        return Found(where(found.error <= attempt.error, found, attempt), diagnosis)
 
     attempt = find(start, warm, max_iterations)
     y, nu, lam = attempt.point.y, attempt.point.nu, attempt.point.lam
     nothing = (torch.full_like(v, torch.nan) for v in (torch.cat([nu, lam], dim=1), y))
     solved = Diagnosis(torch.full_like(attempt.iterations, SOLVED), *nothing)
-    return only_on(~_is_confirmed(attempt), go_on, (start.problem, attempt), (attempt, solved))
+    return only_on(~_is_confirmed(attempt), go_on, (start.problem, attempt), Found(attempt, solved))
 
 
 def find(start: Start, warm: bool, max_iterations: int) -> Attempt:
@@ -193,7 +226,7 @@ def _in_given_units(problem: Problem, solved: QP, point: Point, iterations: Tens
     if solved is not problem.qp:
         point = problem.undo(point)
         slack = (problem.qp.h - times_columns(problem.qp.G, point.y)).clamp_min(0)
-        point = replace(point, s=torch.where(point.s == 0, 0, slack))
+        point = replace(point, s=torch.where((point.s == 0) & (point.lam > 0), 0, slack))
     return Attempt(point, error_of(problem.qp, point), iterations)
 
 
