@@ -46,6 +46,17 @@ def or_one(size: Tensor) -> Tensor:
     return torch.where(size > 0, size, 1)
 
 
+def least_of_groups(sizes: Tensor, gap: float) -> list[Tensor]:
+    """Sorted by size, positive entries ``(N, n)`` fall into groups with factors of more than ``gap`` between them. The
+    least of the first group ``(N, 1)``, of the second, ...; 0 where there is none."""
+    ordered = torch.where(sizes > 0, sizes, torch.inf).sort(-1).values
+    before = torch.cat([torch.zeros_like(ordered[:, :1]), ordered[:, :-1]], dim=-1)
+    first = torch.isfinite(ordered) & (ordered > gap * before)
+    group = torch.where(first, first.cumsum(-1), 0)
+    count = int(group.max()) if group.numel() else 0
+    return [torch.where(group == k, ordered, 0).sum(-1, keepdim=True) for k in range(1, count + 1)]
+
+
 def unit(v: Tensor) -> Tensor:
     """v / ‖v‖, and 0 for 0."""
     return v / or_one(v.norm(dim=-1, keepdim=True))

@@ -16,11 +16,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...batch.products import largest, or_one
+from ...batch.products import largest, least_of_groups, or_one
 from ..cones.product import Cones, contained
 from .program import Program, Triple
 
 FAR = 1e3
+DUST = 1e-14  # of the largest, what is no more than its rounding
+GAP = 1e4  # between two groups of sizes
 EVEN = 0.5  # of the logarithm of a size
 
 
@@ -82,24 +84,55 @@ def balance(program: Program, E: Tensor, F: Tensor, cones: Cones) -> Scaling:
     """The scaling with these E and F, in which b and c are of size 1.
 
     A bound that is far away and a price that nobody pays may be as large as they like, and must not make all else look
-    small. So the size of b is that of what x = 0 violates; or, if it violates nothing, that of the nearest bound. The
-    size of c is between the largest price and the largest that is not FAR above the smaller ones, because one that is
-    may have to be paid. Rows and columns with a b or c FAR above these sizes are scaled down.
+    small. So the size of b is that of what x = 0 violates; or, if it violates nothing, that of the nearest bound, or of
+    how far a quadratic objective goes if that is less. The size of c is between the largest price and the largest that
+    is not FAR above the smaller ones, because one that is may have to be paid. Rows and columns with a b or c FAR above
+    these sizes are scaled down.
     """
-    b, c = E * program.b, F * program.c
-    away = largest(torch.where(contained(b, cones), 0, b))
-    bounds, prices = largest_of_cones(b.abs(), cones), c.abs()
-    size_of_b = torch.where(away > 0, away, or_one(_smallest(bounds))).unsqueeze(-1)
-    low = torch.where(prices > 0, prices, torch.inf).sort(-1).values[..., prices.shape[-1] // 10, None]
-    usual = torch.where(prices <= FAR * low, prices, 0).amax(-1, keepdim=True)
-    size_of_c = (usual * prices.amax(-1, keepdim=True)).sqrt()
-    if program.P is not None:
-        curvature = largest(F.unsqueeze(-1) * program.P * F.unsqueeze(-2), (-2, -1)).unsqueeze(-1)
-        size_of_c = torch.maximum(size_of_c, curvature * size_of_b)
-    size_of_c = or_one(size_of_c)
+    b = E * program.b
+    away = largest(torch.where(contained(b, cones), 0, b)).unsqueeze(-1)
+    nearest = _smallest(largest_of_cones(b.abs(), cones)).unsqueeze(-1)
+    reach = _reach(program, F)
+    nearest = torch.where((reach > 0) & ~((nearest > 0) & (nearest < reach)), reach, nearest)
+    return _of_size(torch.where(away > 0, away, or_one(nearest)), program, E, F, cones)
+
+
+def other_balances(program: Program, E: Tensor, F: Tensor, cones: Cones) -> tuple[Scaling, ...]:
+    """The scalings for all sizes that b may have: no guess is right for all data with dust of rounding, or bounds out
+    of reach, in them."""
+    bounds = largest_of_cones((E * program.b).abs(), cones)
+    sizes = [_reach(program, F), *least_of_groups(bounds, GAP)]
+    return tuple(_of_size(or_one(size), program, E, F, cones) for size in sizes)
+
+
+def _of_size(size_of_b: Tensor, program: Program, E: Tensor, F: Tensor, cones: Cones) -> Scaling:
+    bounds, prices = largest_of_cones((E * program.b).abs(), cones), _without_dust((F * program.c).abs())
+    size_of_c = or_one(torch.maximum(_price(prices), _curvature(program, F) * size_of_b))
     bounds, prices = bounds / size_of_b, prices / size_of_c
     E, F = E / torch.where(bounds > FAR, bounds, 1), F / torch.where(prices > FAR, prices, 1)
     return Scaling(E, F, 1 / size_of_b, 1 / size_of_c)
+
+
+def _reach(program: Program, F: Tensor) -> Tensor:
+    """How far a quadratic objective goes by itself ``(B, 1)``; 0 without one."""
+    price, curvature = _price(_without_dust((F * program.c).abs())), _curvature(program, F)
+    return torch.where(curvature > 0, price / or_one(curvature), 0)
+
+
+def _price(prices: Tensor) -> Tensor:
+    low = torch.where(prices > 0, prices, torch.inf).sort(-1).values[..., prices.shape[-1] // 10, None]
+    usual = torch.where(prices <= FAR * low, prices, 0).amax(-1, keepdim=True)
+    return (usual * prices.amax(-1, keepdim=True)).sqrt()
+
+
+def _curvature(program: Program, F: Tensor) -> Tensor:
+    if program.P is None:
+        return torch.zeros_like(F[..., :1])
+    return largest(F.unsqueeze(-1) * program.P * F.unsqueeze(-2), (-2, -1)).unsqueeze(-1)
+
+
+def _without_dust(size: Tensor) -> Tensor:
+    return torch.where(size < DUST * largest(size).unsqueeze(-1), 0, size)
 
 
 def _smallest(size: Tensor) -> Tensor:

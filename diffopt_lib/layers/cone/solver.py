@@ -7,6 +7,7 @@ on, to the limit of the arithmetic.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ...batch.products import dot, largest
-from ...batch.rows import relay, scatter, select
+from ...batch.rows import only_on, relay, scatter, select
 from ...batch.rows import where as choose
 from ...solution import INFEASIBLE, RUNNING, SOLVED, STUCK, UNBOUNDED, raise_failed, warn_unconfirmed
 from ..cones.product import Cones, project_rows
@@ -24,7 +25,7 @@ from .interior import extrapolate, follow
 from .outside import is_quicker, start
 from .program import MOST, Program, Triple, magnitudes
 from .refine import CONFIRMED, refine
-from .scaling import Scaling, balance, equilibrate
+from .scaling import Scaling, balance, equilibrate, other_balances
 
 # The residuals at which the path is left for refinement, if that succeeds; the last is where it ends.
 TARGETS = (1e-5, 1e-8, 1e-11, 0.0)
@@ -39,6 +40,20 @@ class Settings(NamedTuple):
     max_iterations: int
     on_failure: str
     warm: bool
+
+
+class Start(NamedTuple):
+    """Programs as they were given, a guess at (x, v), and the E and F that even out rows and columns."""
+
+    given: Program
+    guess: Tensor
+    E: Tensor
+    F: Tensor
+
+    @classmethod
+    def of(cls, given: Program, guess: Tensor, cones: Cones) -> Start:
+        E, F = equilibrate(given.A, given.P, cones)
+        return cls(given, guess, torch.where(cones.without_bound(given.b), 0, E), F)
 
 
 class Problem(NamedTuple):
@@ -62,6 +77,13 @@ class Found(NamedTuple):
     point: Point
 
 
+class Answer(NamedTuple):
+    """What was found, and in which units; the scaling has a row for each element."""
+
+    found: Found
+    scaling: Scaling
+
+
 def solve(
     cones: Cones, settings: Settings, guess: Tensor, c: Tensor, A: Tensor, b: Tensor, P: Tensor | None = None
 ) -> tuple[Tensor, ...]:
@@ -71,30 +93,58 @@ def solve(
     iterations, the residual, and the two certificates.
     """
     batch, (m, n) = guess.shape[:-1], A.shape[-2:]
-    problem = _prepare(Program.of(c, A, b, P, batch), guess.reshape(batch.numel(), n + m), cones, settings.warm)
+    start = Start.of(Program.of(c, A, b, P, batch), guess.reshape(batch.numel(), n + m), cones)
+    given = start.given
+    _check_curvature(given.P)
+    usual = _in_units(start, balance(given, start.E, start.F, cones), cones, settings)
+    answer = only_on(
+        usual.found.status == STUCK, partial(_in_other_units, cones=cones, settings=settings), (start, usual), usual
+    )
+    found = answer.found
+    here = largest(torch.cat(found.at, dim=-1)) <= MOST  # and not on the way to infinity
+    good = (found.status == STUCK) & here & (found.error <= max(settings.tolerance, AT_THE_END))
+    answer = answer._replace(found=found._replace(status=torch.where(good, SOLVED, found.status)))
+    _complain(answer.found, batch, settings)
+    return tuple(t.reshape(batch + t.shape[1:]) for t in _results(given, answer, cones))
+
+
+def _in_other_units(of: tuple[Start, Answer], cones: Cones, settings: Settings) -> Answer:
+    """In the units in which the bounds have other sizes, in turn, for those that are stuck in the usual ones."""
+    start, answer = of
+    scalings = other_balances(start.given, start.E, start.F, cones)
+
+    def attempt(k: int, of: tuple[Start, tuple[Scaling, ...]], before: Answer) -> Answer:
+        start, scalings = of
+        after = _in_units(start, scalings[k], cones, settings._replace(warm=False))
+        return choose((after.found.status != STUCK) | (after.found.error < before.found.error), after, before)
+
+    attempts: list[Callable[..., Answer]] = [lambda _: answer, *(partial(attempt, k) for k in range(len(scalings)))]
+    return relay((start, scalings), attempts, lambda answer: answer.found.status != STUCK)
+
+
+def _in_units(start: Start, scaling: Scaling, cones: Cones, settings: Settings) -> Answer:
+    """The relay of guess, outside help and the path; who is not solved and has no proof in the end is stuck."""
+    problem = _prepare(start, scaling, cones, settings.warm)
     attempts = [partial(_from_guess, cones=cones, warm=settings.warm)]
     if is_quicker(problem.program):
         attempts.append(partial(_from_outside, cones=cones))
     attempts += [partial(_along_the_path, cones=cones, settings=settings, target=target) for target in TARGETS]
     found = relay(problem, attempts, lambda found: found.status != RUNNING)
-    here = largest(torch.cat(found.at, dim=-1)) <= MOST  # and not on the way to infinity
-    good_enough = torch.where(here & (found.error <= max(settings.tolerance, AT_THE_END)), SOLVED, STUCK)
-    found = found._replace(status=torch.where(found.status == RUNNING, good_enough, found.status))
-    _complain(found, batch, settings)
-    return tuple(t.reshape(batch + t.shape[1:]) for t in _results(problem, found, cones))
+    found = found._replace(status=torch.where(found.status == RUNNING, STUCK, found.status))
+    (x, _, s), scaling = found.at, problem.scaling
+    scaling = Scaling(scaling.E.expand_as(s), scaling.F.expand_as(x), *(t.expand(len(x), 1) for t in scaling[2:]))
+    return Answer(found, scaling)
 
 
-def _prepare(given: Program, start: Tensor, cones: Cones, warm: bool) -> Problem:
-    E, F = equilibrate(given.A, given.P, cones)
-    E = torch.where(cones.without_bound(given.b), 0, E)
-    scaling = balance(given, E, F, cones)
+def _prepare(start: Start, scaling: Scaling, cones: Cones, warm: bool) -> Problem:
+    given, guess = start.given, start.guess
     program = scaling.of(given)
-    _check_curvature(program.P)
-    x, v = start.split((given.A.shape[-1], given.A.shape[-2]), dim=-1)
+    x, v = guess.split((given.A.shape[-1], given.A.shape[-2]), dim=-1)
     y = v + project_rows(-v, cones) if warm else v
-    guess = scaling.scale(Triple(x, y, y - v))
-    guess = Triple(guess.x, torch.where(E > 0, guess.y, 0), torch.where(E > 0, guess.s, 1))
-    return Problem(given, program, magnitudes(program), scaling, guess)
+    at = scaling.scale(Triple(x, y, y - v))
+    bound = scaling.E > 0
+    at = Triple(at.x, torch.where(bound, at.y, 0), torch.where(bound, at.s, 1))
+    return Problem(given, program, magnitudes(program), scaling, at)
 
 
 def _check_curvature(P: Tensor | None) -> None:
@@ -174,8 +224,9 @@ def _rounded(at: Triple) -> Triple:
     return Triple(rounded(at.x), rounded(at.y), at.s)
 
 
-def _results(problem: Problem, found: Found, cones: Cones) -> tuple[Tensor, ...]:
-    status, scaling, given = found.status, problem.scaling, problem.given
+def _results(given: Program, answer: Answer, cones: Cones) -> tuple[Tensor, ...]:
+    found, scaling = answer
+    status = found.status
     solved = status == SOLVED
     infeasible_because, unbounded_because = (torch.full_like(t, torch.nan) for t in (found.at.y, found.at.x))
     if not solved.all():
@@ -184,10 +235,9 @@ def _results(problem: Problem, found: Found, cones: Cones) -> tuple[Tensor, ...]
         infeasible_because = torch.where((status == INFEASIBLE)[:, None], y, torch.nan)
         unbounded_because = torch.where((status == UNBOUNDED)[:, None], x, torch.nan)
     x, y, s = (torch.where(solved[:, None], t, 0) for t in found.at)
-    scales = (scaling.E.expand_as(s), scaling.F.expand_as(x), scaling.of_b, scaling.of_c)
     confirmed = solved & (found.error <= AT_THE_END)
     facts = (status, confirmed, found.iterations, found.error, infeasible_because, unbounded_because)
-    return (torch.cat([x, y - s], dim=-1), s, *scales, *facts)
+    return (torch.cat([x, y - s], dim=-1), s, *scaling, *facts)
 
 
 def _complain(found: Found, batch: torch.Size, settings: Settings) -> None:

@@ -8,13 +8,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...batch.products import largest, or_one
+from ...batch.products import largest, least_of_groups, or_one
 from .program import QP, Point, Step
 
 FAR = 1e3  # from 1, for the unit of y and the size of the objective
 WELL_SCALED = 8.0  # rows and columns with largest entries between 1/8 and 8 are left alone
 GIANT = 1e8  # how much farther than what has to be reached a wall is that is not expected to matter
-DUST = 1e-15  # of the largest, what is no more than its rounding
+DUST = 1e-14  # of the largest, what is no more than its rounding
 GAP = 1e4  # between two groups of sizes
 
 
@@ -99,7 +99,8 @@ def other_scalings(qp: QP) -> tuple[Scaling, ...]:
     even = _even_out(qp)
     scaled = even.apply(qp)
     room = _room(scaled)
-    reaches = [usual_reach(room), room.new_zeros(1, 1, 1), *reaches_of_groups(room)]
+    groups = least_of_groups(room.abs().squeeze(-1), GAP)
+    reaches = [usual_reach(room), room.new_zeros(1, 1, 1), *(least.unsqueeze(-1) for least in groups)]
     usual, *others = (_sizes(scaled, reach) for reach in reaches)
     return tuple(even.in_units(*sizes) for sizes in others if (sizes[0] != usual[0]).any())
 
@@ -144,18 +145,6 @@ def usual_reach(room: Tensor) -> Tensor:
     needed = (-room).clamp_min(0)
     giant = (room > GIANT * _largest(needed)) & (_largest(needed) > 0)
     return _lower_quartile(_without_dust(torch.where(giant, 0, room.abs()), needed))
-
-
-def reaches_of_groups(room: Tensor) -> list[Tensor]:
-    """Sorted by size, the entries of ``room`` fall into groups with gaps between them: dust, bounds that matter, walls
-    out of reach. The least of the first group ``(N, 1, 1)``, of the second, ...; 0 where there is none."""
-    sizes = torch.where(room != 0, room.abs(), torch.inf).sort(1).values
-    before = torch.cat([torch.zeros_like(sizes[:, :1]), sizes[:, :-1]], dim=1)
-    first = torch.isfinite(sizes) & (sizes > GAP * before)
-    group = first.cumsum(1)
-    return [
-        torch.where(first & (group == k + 1), sizes, 0).sum(1, keepdim=True) for k in range(int(first.sum(1).max()))
-    ]
 
 
 def _without_dust(sizes: Tensor, beside: Tensor) -> Tensor:
