@@ -158,3 +158,51 @@ def test_a_bound_that_cannot_be_met_is_called_infeasible_whatever_the_others():
     problem = cp.Problem(cp.Minimize(cp.norm(x)), [x <= 1e15, x[0] >= 3, cp.norm(x) <= 2])
     with pytest.raises(SolverError, match="infeasible"):
         from_cvxpy(problem, [], [x])()
+
+
+@pytest.mark.parametrize("upper", [1e4, 1e8, 1e12, 1e14, 1e16, 1e19])
+def test_a_quadratic_objective_sees_no_bound_that_is_out_of_reach_where_nothing_else_has_a_size(upper):
+    """min ½‖x‖² + cᵀx + 0.1 ‖x‖ s.t. 0 ≤ x ≤ u: all that is not u is 0, so u alone could be the unit of b."""
+    n = 4
+    c, one, zero = normal(20, n, seed=7), torch.eye(n + 1, dtype=DOUBLE), torch.zeros(n, dtype=DOUBLE)
+    A = torch.cat([-one[:n], one, -one[n:], -one[:n]])
+    b = torch.cat([zero, torch.full((n + 1,), upper, dtype=DOUBLE), torch.zeros(n + 1, dtype=DOUBLE)])
+    P, tenth = torch.diag(torch.cat([zero + 1, zero[:1]])), torch.full((20, 1), 0.1, dtype=DOUBLE)
+    x = solve_cone(torch.cat([c, tenth], 1), A, b, Cones(nonneg=2 * n + 1, soc=[n + 1]), P).x[:, :n]
+    free = (-c).clamp_min(0)
+    length = free.norm(dim=-1, keepdim=True)
+    torch.testing.assert_close(x, free * (1 - 0.1 / length).clamp_min(0), rtol=0, atol=1e-12)
+
+
+def sizes_apart(seed):
+    """A program with solution x, some slacks between 1e6 and 1e20, all else in one unit, and perhaps zeros of b and c
+    rounded to numbers around 1e-17 of it."""
+    r = np.random.default_rng(seed)
+    n, m, unit = int(r.integers(2, 6)), 4, 10.0 ** r.choice([0, 0, -9, 9, -6, 6])
+    A, x = r.standard_normal((1 + m + 3, n)), unit * r.standard_normal(n) * (r.random(n) < 0.7)
+    active = r.random(m) < 0.5
+    s, z = np.where(active, 0, unit * (0.1 + r.random(m))), np.where(active, 0.1 + r.random(m), 0)
+    far = ~active & (r.random(m) < 0.5)
+    s[far] = 10.0 ** r.uniform(6, 19.9, far.sum())
+    u = r.standard_normal(2)
+    edge = np.append(1, u / np.linalg.norm(u))
+    M = r.standard_normal((n, int(r.integers(1, n + 1))))
+    P, of_c = (M @ M.T, unit) if seed % 3 else (np.zeros((n, n)), 1.0)
+    c = -A.T @ np.concatenate([r.standard_normal(1), z, 0.7 * edge * [1, -1, -1]]) * of_c - P @ x
+    b = A @ x + np.concatenate([[0], s, 0.4 * unit * edge])
+    if seed % 2:
+        b, c = (np.where(v == 0, 1e-17 * of * r.standard_normal(v.shape), v) for v, of in ((b, unit), (c, of_c)))
+    return unit, of_c, x, [torch.from_numpy(v) for v in (c, A, b)], torch.from_numpy(P) if seed % 3 else None
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_dust_usual_numbers_and_giants_in_one_program(seed):
+    unit, of_c, x, data, P = sizes_apart(seed)
+    found = solve_cone(*data, Cones(zero=1, nonneg=4, soc=[3]), P).x.numpy()
+    c, A, b = (t.numpy() for t in data)
+    curvature = np.zeros_like(np.outer(x, x)) if P is None else P.numpy()
+    slack, size = b - A @ found, unit + np.abs(A) @ np.abs(found)
+    assert abs(slack[0]) <= 1e-8 * size[0] and (slack[1:5] >= -1e-8 * size[1:5]).all()
+    assert np.linalg.norm(slack[6:]) - slack[5] <= 1e-8 * size[5:].max()
+    gain = (0.5 * found @ curvature @ found + c @ found) - (0.5 * x @ curvature @ x + c @ x)
+    assert abs(gain) <= 1e-8 * (unit * of_c + np.abs(c) @ (np.abs(x) + np.abs(found)))

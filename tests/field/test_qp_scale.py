@@ -2,10 +2,13 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from diffopt_lib.layers import solve_qp
+from diffopt_lib.layers.qp.certificate import is_mirage
+from diffopt_lib.layers.qp.program import QP, Point
 
 DOUBLE = torch.float64
 
@@ -118,3 +121,77 @@ def test_linear_programs_do_not_see_how_far_away_their_bounds_are(far, n, share,
     torch.testing.assert_close(found.y, 0.7 * best, rtol=0, atol=1e-10)
     (slope,) = torch.autograd.grad(found.value.sum(), b)
     torch.testing.assert_close(slope, p.amin(-1).sum().reshape(1))
+
+
+@pytest.mark.parametrize("far", [1e6, 1e12, 1e17, 1e18, 2e18, 5e18, 9.9e19])
+@pytest.mark.parametrize("near", [None, 1e-9], ids=["", "a tiny wall beside"])
+def test_linear_programs_that_need_not_go_anywhere_do_not_see_far_bounds_either(far, near, generator):
+    """min pᵀy s.t. Σy ≤ 1, 0 ≤ y ≤ far, and perhaps y₁ ≤ 1e-9: 0 is feasible, and the answer is the cheapest corner."""
+    n = 5
+    p = torch.randn(30, n, dtype=DOUBLE, generator=generator)
+    identity = torch.eye(n, dtype=DOUBLE)
+    G = torch.cat([torch.ones(1, n, dtype=DOUBLE), -identity, identity, identity[:1]])
+    h = torch.tensor([1.0, *[0.0] * n, *[far] * n, far if near is None else near], dtype=DOUBLE)
+    y = solve_qp(torch.zeros(n, n, dtype=DOUBLE), p, G=G, h=h).y
+    capped = p if near is None else torch.cat([torch.full_like(p[:, :1], torch.inf), p[:, 1:]], dim=1)
+    best = capped.amin(-1, keepdim=True).clamp_max(0)
+    expected = ((capped == best) & (best < 0)).double()
+    if near is not None:  # what there is room for of the first, instead of the cheapest
+        dearer = torch.minimum(best, torch.zeros_like(best)) - p[:, :1]
+        expected = torch.where(dearer > 0, expected * (1 - near), expected)
+        expected[:, 0] = torch.where(dearer[:, 0] > 0, near, 0.0)
+    torch.testing.assert_close(y, expected, rtol=0, atol=1e-11)
+
+
+def sizes_apart(seed):
+    """A program with solution x, some slacks between 1e6 and 1e20, all else in one unit, and perhaps the zeros of b, h
+    and p rounded to numbers around 1e-17 of it."""
+    r = np.random.default_rng(seed)
+    n, k, unit = int(r.integers(2, 7)), 1, 10.0 ** r.choice([0, 0, -9, 9, -6, 6])
+    M = r.standard_normal((n, int(r.integers(0, n + 1))))
+    Q, A = M @ M.T, r.standard_normal((k, n))
+    G = np.vstack([r.standard_normal((4, n)), -np.eye(n)])
+    x = unit * r.standard_normal(n) * (r.random(n) < 0.7)
+    active = r.random(len(G)) < 0.5
+    slack = np.where(active, 0, unit * (0.1 + r.random(len(G))))
+    far = ~active & (r.random(len(G)) < 0.5)
+    slack[far] = 10.0 ** r.uniform(6, 19.9, far.sum())
+    lam = np.where(active, 0.1 + r.random(len(G)), 0) * unit
+    p = -Q @ x - A.T @ r.standard_normal(k) * unit - G.T @ lam
+    b, h = A @ x, G @ x + slack
+    if seed % 2 and x.any():  # at x = 0 dust would be all there is
+        p, b, h = (np.where(v == 0, 1e-17 * unit * r.standard_normal(v.shape), v) for v in (p, b, h))
+    return unit, x, [torch.from_numpy(v) for v in (Q, p, A, b, G, h)]
+
+
+@pytest.mark.parametrize("seed", range(120))
+def test_dust_usual_numbers_and_giants_in_one_program(seed):
+    unit, x, data = sizes_apart(seed)
+    y = solve_qp(*data).y.numpy()
+    Q, p, A, b, G, h = (t.numpy() for t in data)
+    assert np.abs(A @ y - b).max() <= 1e-9 * (unit + np.abs(A) @ np.abs(y)).max()
+    assert (G @ y - h <= 1e-9 * (unit + np.abs(G) @ np.abs(y))).all()
+    gain = (0.5 * y @ Q @ y + p @ y) - (0.5 * x @ Q @ x + p @ x)
+    assert abs(gain) <= 1e-9 * (unit**2 + np.abs(p) @ (np.abs(x) + np.abs(y)))
+
+
+def test_rounded_zeros_are_no_unit():
+    """Of 1e-17, which stand for 0 in a bound and a price that were computed."""
+    G, h = -torch.eye(2, dtype=DOUBLE), torch.tensor([-3.5e-18, 0.0], dtype=DOUBLE)
+    p, A = torch.tensor([1.0, 2 / 3], dtype=DOUBLE), torch.ones(1, 2, dtype=DOUBLE)
+    y = solve_qp(torch.zeros(2, 2, dtype=DOUBLE), p, A, torch.ones(1, dtype=DOUBLE), G, h).y
+    torch.testing.assert_close(y, torch.tensor([0.0, 1.0], dtype=DOUBLE), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("length", "mirage"), [(0.0, False), (1.0, False), (1e17, True)])
+def test_a_point_that_gains_only_rounding_is_no_solution(length, mirage):
+    """Of min ½ (fᵀy)² + pᵀy with 0 feasible, far along fᵀy = 0: what is added up there is too large for p to count."""
+    r = np.random.default_rng(0)
+    f, p, G = r.standard_normal(6), 1e-10 * r.standard_normal(6), r.standard_normal((1, 6))
+    y = r.standard_normal(6)
+    y = length * (y - f * (f @ y) / (f @ f))
+    data = (np.outer(f, f), p[:, None], np.zeros((0, 6)), np.zeros((0, 1)), G, np.array([[1e18]]), np.zeros((1, 1)))
+    qp = QP(*(torch.from_numpy(v)[None] for v in data))
+    slack = torch.from_numpy(1e18 - G @ y).reshape(1, 1, 1)
+    point = Point(torch.from_numpy(y).reshape(1, 6, 1), qp.b, torch.zeros_like(slack), slack)
+    assert is_mirage(qp, point).item() == mirage

@@ -135,8 +135,8 @@ def _sizes(qp: QP, reach: Tensor) -> tuple[Tensor, Tensor]:
 
 def _room(qp: QP) -> Tensor:
     """What room the walls leave around 0, ``(N or 1, k + m, 1)``: negative where y has to go."""
-    N = max(len(qp.b), len(qp.h))
-    return torch.cat([v.expand(N, -1, 1) for v in (-qp.b.abs(), qp.h)], dim=1)
+    size = torch.broadcast_shapes(qp.b.shape[:1], qp.h.shape[:1])
+    return torch.cat([v.expand(*size, -1, 1) for v in (-qp.b.abs(), qp.h)], dim=1)
 
 
 def usual_reach(room: Tensor) -> Tensor:
