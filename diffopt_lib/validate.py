@@ -90,6 +90,24 @@ def check_kind(name: str, value: object, kind: type | tuple[type, ...], what: st
         raise ValueError(f"{name} must be {what}, got {_show(value)}")
 
 
+def parts_of_guess(
+    init: object, kind: type, batch: torch.Size, sizes: dict[str, int], reference_name: str, reference: Tensor
+) -> list[Tensor]:
+    """The vectors with these names and sizes of an earlier solution, without a graph, with all batch dimensions."""
+    check_kind("init", init, kind, f"a {kind.__name__}")
+    parts = {name: getattr(init, name).detach() for name in sizes}
+    check_same_kind(reference_name, reference, ((f"init.{name}", v) for name, v in parts.items()))
+    for name, v in parts.items():
+        shape = (*batch, sizes[name])
+        if v.ndim > len(shape) or any(a not in (1, b) for a, b in zip(v.shape[::-1], shape[::-1], strict=False)):
+            raise ValueError(
+                f"init.{name} must have the shape {shape}, or one that expands to it, got {tuple(v.shape)}"
+            )
+        if v.shape[-1:] != shape[-1:]:
+            raise ValueError(f"init.{name} must have {sizes[name]} entries, got {v.shape[-1]}")
+    return [v.expand(*batch, -1) for v in parts.values()]
+
+
 def check_callable(name: str, value: object) -> None:
     """value is a function, or something else that can be called."""
     if not callable(value):

@@ -1,6 +1,7 @@
 """Cone programs: solutions and duals that Clarabel finds, exact derivatives, certificates, honest failures."""
 
 import contextlib
+from dataclasses import replace
 
 import cvxpy as cp
 import pytest
@@ -209,6 +210,20 @@ class TestWarmStart:
         torch.testing.assert_close(
             solve_cone(*data, cones, init=wrong).x, solve_cone(*data, cones).x, rtol=1e-7, atol=1e-7
         )
+
+    def test_a_guess_of_another_kind_or_shape_is_named(self):
+        cones = Cones(nonneg=3)
+        c, A, b = torch.ones(2), -torch.ones(3, 2), -torch.ones(3)
+        A[1, 1], A[2, 0] = 0, 0
+        guess = solve_cone(c, A, b, cones)
+        with pytest.raises(ValueError, match="init must be a ConeSolution, got"):
+            solve_cone(c, A, b, cones, init=guess.x)
+        with pytest.raises(ValueError, match="c must have the dtype|init.x must have the dtype"):
+            solve_cone(c.double(), A.double(), b.double(), cones, init=guess)
+        with pytest.raises(ValueError, match="init.x must have"):
+            solve_cone(c, A, b, cones, init=replace(guess, x=guess.x[:1]))
+        with pytest.raises(ValueError, match="init.x must have the shape"):
+            solve_cone(c, A, b, cones, init=replace(guess, x=guess.x.expand(4, 2)))
 
 
 class TestDerivatives:

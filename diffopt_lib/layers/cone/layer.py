@@ -31,7 +31,15 @@ from ...batch.products import contract, dot
 from ...batch.shapes import align
 from ...implicit import attach
 from ...solution import SOLVED, mark_failures
-from ...validate import check_finite, check_floating, check_limits, check_option, check_same_kind, values_visible
+from ...validate import (
+    check_finite,
+    check_floating,
+    check_limits,
+    check_option,
+    check_same_kind,
+    parts_of_guess,
+    values_visible,
+)
 from ..cones.product import Cones
 from .derivative import residual_map, solve_derivative, with_projection_derivative
 from .program import Triple
@@ -118,7 +126,8 @@ def solve_cone(
     batch, data = align(*((name, t.double(), dims) for name, t, dims in named))
     start = torch.zeros(*batch, n + m, dtype=torch.float64, device=A.device)
     if init is not None:
-        start = torch.cat([init.x, init.y - init.s], dim=-1).detach().double().expand(*batch, n + m)
+        x, y, s = parts_of_guess(init, ConeSolution, batch, {"x": n, "y": m, "s": m}, "c", c)
+        start = torch.cat([x, y - s], dim=-1).double()
     settings = Settings(tolerance, max_iterations, on_failure, init is not None)
 
     z, s, *scales, status, confirmed, iterations, residual, infeasible, unbounded = opaque(

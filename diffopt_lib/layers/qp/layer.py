@@ -41,10 +41,10 @@ from ...validate import (
     check_count,
     check_finite,
     check_floating,
-    check_kind,
     check_option,
     check_same_kind,
     check_size,
+    parts_of_guess,
     values_visible,
 )
 from . import solver
@@ -143,9 +143,8 @@ def solve_qp(
     n, k, m = (t.shape[-1] for t in (arguments[1], arguments[3], arguments[5]))
     start = torch.zeros(*batch, n + k + 2 * m, dtype=p.dtype, device=p.device)
     if init is not None:
-        start = torch.cat(
-            _parts(init, batch, {"y": n, "equality_dual": k, "inequality_dual": m, "slack": m}, p), dim=-1
-        )
+        sizes = {"y": n, "equality_dual": k, "inequality_dual": m, "slack": m}
+        start = torch.cat(parts_of_guess(init, QPSolution, batch, sizes, "p", p), dim=-1)
 
     kept = Kept()
     algorithm = partial(
@@ -186,22 +185,6 @@ def _check_number(name: str, value: object, positive: bool = False) -> None:
     check_size(name, value)
     if value == math.inf or (positive and value == 0):
         raise ValueError(f"{name} must be {'positive' if positive else 'at least 0'} and finite, got {value}")
-
-
-def _parts(init: object, batch: torch.Size, sizes: dict[str, int], p: Tensor) -> list[Tensor]:
-    """The vectors of a guess with these names and sizes, with all batch dimensions."""
-    check_kind("init", init, QPSolution, "a QPSolution")
-    parts = {name: getattr(init, name).detach() for name in sizes}
-    check_same_kind("p", p, ((f"init.{name}", v) for name, v in parts.items()))
-    for name, v in parts.items():
-        shape = (*batch, sizes[name])
-        if v.ndim > len(shape) or any(a not in (1, b) for a, b in zip(v.shape[::-1], shape[::-1], strict=False)):
-            raise ValueError(
-                f"init.{name} must have the shape {shape}, or one that expands to it, got {tuple(v.shape)}"
-            )
-        if v.shape[-1:] != shape[-1:]:
-            raise ValueError(f"init.{name} must have {sizes[name]} entries, got {v.shape[-1]}")
-    return [v.expand(*batch, -1) for v in parts.values()]
 
 
 def _check(arguments: tuple[Tensor, ...]) -> None:
