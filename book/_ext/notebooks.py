@@ -7,6 +7,7 @@ files that the pages offer for download.
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ BLOCK = re.compile(
     r'<p class="admonition-title"><span class="caption-number">([^<]+)</span>'
 )
 FOLDER = "notebooks"
+REFERENCES = "book/appendix/references"
 
 
 class reference_mark(nodes.Inline, nodes.TextElement):
@@ -85,15 +87,10 @@ def on_page(app: Sphinx, pagename: str, templatename: str, context: dict[str, An
 
 
 def citations(app: Sphinx) -> dict[str, str]:
-    """The entries of the references, by their ids."""
-    found = {}
-    for docname in app.env.found_docs:
-        if "bibtex" in str(app.env.metadata.get(docname, "")) or docname.endswith("references"):
-            for entry in app.env.get_and_resolve_doctree(docname, app.builder).findall(nodes.citation):
-                label, *rest = entry.children
-                text = " ".join(" ".join(part.astext() for part in rest).split())
-                found[entry["ids"][0]] = f"[{label.astext()}] {text}"
-    return found
+    """The entries of the list of references, by their ids."""
+    doctree = app.env.get_and_resolve_doctree(REFERENCES, app.builder)
+    entries = doctree.findall(nodes.citation)
+    return {entry["ids"][0]: " ".join(entry.next_node(nodes.paragraph).astext().split()) for entry in entries}
 
 
 def write_notebooks(app: Sphinx, error: Exception | None) -> None:
@@ -101,10 +98,11 @@ def write_notebooks(app: Sphinx, error: Exception | None) -> None:
         return
     works = citations(app)
     target = Path(app.outdir).parent / FOLDER
+    shutil.rmtree(target, ignore_errors=True)
     for docname, resolved in collected(app).items():
         source = Path(app.srcdir, f"{docname}.ipynb")
         if source.exists():
-            resolved.cited = sorted({works[entry] for entry in resolved.cited if entry in works})
+            resolved.cited = sorted({works[entry] for entry in resolved.cited})
             notebook = json.loads(source.read_text(encoding="utf-8"))
             for_lab = plain_notebook(notebook, resolved, download=False)
             download = plain_notebook(notebook, resolved, download=True)
@@ -122,4 +120,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("doctree-resolved", on_resolved, priority=999)
     app.connect("html-page-context", on_page)
     app.connect("build-finished", write_notebooks)
-    return {"parallel_read_safe": True, "parallel_write_safe": False}  # what is known is collected while pages are written
+    return {
+        "parallel_read_safe": True,
+        "parallel_write_safe": False,
+    }  # what is known is collected while pages are written

@@ -11,14 +11,14 @@ from pathlib import PurePosixPath
 from posixpath import relpath
 from typing import Any
 
-INSTALL = """**To run this notebook** you need Python 3.11 or newer and the library of the book, `diffopt_lib`, with what its
-chapters use and JupyterLab. In the folder of the book's sources, install both with
+INSTALL = """**To run this notebook** you need Python 3.11 or newer, the library of the book, `diffopt_lib`, what its
+chapters use beside it, and JupyterLab. In the folder of the book's sources, this installs all of it:
 
 ```
 pip install ".[book]"
 ```
 
-and open the notebook with `jupyter lab`. Links to other chapters need those notebooks in the folders beside this one."""
+Then `jupyter lab` opens the notebook. Links to other chapters need those notebooks in the folders beside this one."""
 
 FENCED = re.compile(r"(^[ \t]*```.*?^[ \t]*```[ \t]*$)", re.MULTILINE | re.DOTALL)
 ROLE = re.compile(r"\{([a-z:]+)\}`([^`]+)`")
@@ -26,10 +26,11 @@ EXPLICIT = re.compile(r"(?P<title>.*\S)\s*<(?P<target>[^>]+)>", re.DOTALL)
 DISPLAY = re.compile(r"\$\$(.*?)\$\$(?:[ \t]*\(([\w:-]+)\))?", re.DOTALL)
 TARGET = re.compile(r"^\([\w:-]+\)=\n", re.MULTILINE)
 OPENING = re.compile(
-    r"^(?P<fence>:{3,})\{(?P<name>prf:\w+|exercise|solution|solution-start|solution-end)\}[ \t]*(?P<argument>.*)"
+    r"^(?P<fence>:{3,})\{(?P<name>prf:\w+|exercise|solution|solution-start)\}[ \t]*(?P<argument>.*)"
     r"(?P<options>(?:\n:[\w-]+:.*)*)$",
     re.MULTILINE,
 )
+END = re.compile(r"^:{3,}\{solution-end\}\s*^:{3,}[ \t]*$", re.MULTILINE)
 LABEL = re.compile(r"^:label: *(\S+)", re.MULTILINE)
 TITLE = re.compile(r"\A# ")
 
@@ -48,6 +49,7 @@ class Resolved:
     equations: dict[str, str] = field(default_factory=dict)  # label -> "4.1"
     figures: dict[str, str] = field(default_factory=dict)  # name -> "Fig. 4.1"
     blocks: dict[str, str] = field(default_factory=dict)  # label -> "Theorem 4.1"
+    titles: dict[str, str] = field(default_factory=dict)  # label -> " (The derivative of a quadratic program)"
     number: str = ""  # of the chapter
     cited: list[str] = field(default_factory=list)  # what its citations stand for
 
@@ -90,10 +92,10 @@ def number_formula(found: re.Match, resolved: Resolved) -> str:
 def open_block(found: re.Match, resolved: Resolved) -> str:
     """The first lines of a theorem, proof, exercise or solution, as those of an admonition with the page's title."""
     name, argument, fence = found["name"], found["argument"].strip(), found["fence"]
-    if name == "solution-end":
-        return f"{fence}{{admonition}} End of the solution\n:class: tip"
     if name.startswith("solution"):
-        return f"{fence}{{admonition}} Solution to {resolved.blocks[argument]}\n:class: tip dropdown"
+        title = resolved.blocks[argument] + resolved.titles.get(argument, "")
+        folds = " dropdown" if name == "solution" else ""  # a solution with cells in it can't fold here
+        return f"{fence}{{admonition}} Solution to {title}\n:class: tip{folds}"
     if name == "prf:proof":
         return f"{fence}{{admonition}} Proof\n:class: note"
     label = LABEL.search(found["options"])
@@ -106,11 +108,18 @@ def resolve(text: str, resolved: Resolved) -> str:
     """Markdown with everything that Sphinx knows written out; code stays as it is."""
     parts = FENCED.split(text)
     for i in range(0, len(parts), 2):
-        part = TARGET.sub("", parts[i])
+        part = END.sub("", TARGET.sub("", parts[i]))
         part = OPENING.sub(lambda found: open_block(found, resolved), part)
         part = DISPLAY.sub(lambda found: number_formula(found, resolved), part)
         parts[i] = ROLE.sub(lambda found: resolve_role(found, resolved), part)
     return "".join(parts)
+
+
+def titles_of(notebook: dict[str, Any]) -> dict[str, str]:
+    """The titles of theorems and exercises, in brackets, by their labels."""
+    text = "\n\n".join("".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "markdown")
+    titled = ((LABEL.search(found["options"]), found["argument"].strip()) for found in OPENING.finditer(text))
+    return {label[1]: f" ({title})" for label, title in titled if label and title}
 
 
 def markdown_cell(name: str, text: str) -> dict[str, Any]:
@@ -135,7 +144,9 @@ def plain_notebook(notebook: dict[str, Any], resolved: Resolved, *, download: bo
     """The notebook that a reader opens: for `make lab` without outputs, as a download with them and a first cell that
     says what to install."""
     notebook = copy.deepcopy(notebook)
+    resolved.titles = titles_of(notebook)
     cells = [part for cell in notebook["cells"] for part in cells_of(cell, resolved)]
+    cells = [cell for cell in cells if "".join(cell["source"]).strip()]
     if resolved.number:
         cells[0]["source"] = TITLE.sub(f"# {resolved.number}. ", cells[0]["source"])
     if resolved.cited:

@@ -15,7 +15,7 @@ AXE = Path(__file__).resolve().parents[2] / "node_modules" / "axe-core" / "axe.m
 INSTALL = "no axe-core: install node 20 and npm, then `npm ci` in the project's folder"
 MODES = {"wide, light": (DESKTOP, "light"), "wide, dark": (DESKTOP, "dark"), "phone": (PHONE, "light")}
 
-# A formula is hundreds of elements, whose glyphs axe can't see: a box of its size, which holds its words, stands for it.
+# A formula is hundreds of elements, whose glyphs axe can't see: a box of its size stands for it, with its words.
 BOX_FORMULAS = """() => {
   const formulas = [...document.querySelectorAll("mjx-container")];
   const sizes = formulas.map(formula => formula.querySelector("mjx-math").getBoundingClientRect());
