@@ -13,6 +13,8 @@ MENDS = [
     # A name of its own hides the visible one ("Show the code: …", "Search this book").
     (re.compile(r'(<summary[^>]*) aria-label="[^"]*"'), r"\1"),
     (re.compile(r'(<button class="btn search-button-field [^>]*?) title="Search" aria-label="Search"'), r"\1"),
+    # print.css leaves the verb away.
+    (re.compile(r'(<p class="expanded admonition-title">)(Hide the code: )'), r'\1<span class="on-screen">\2</span>'),
     # The role of an entry is deprecated, and a list of references has items.
     (re.compile(r'role="doc-biblioentry"'), 'role="listitem"'),
     # The sidebar has the book's title, the search and the contents: all of it leads somewhere.

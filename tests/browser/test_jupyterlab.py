@@ -127,7 +127,7 @@ def test_directives_and_formulas_render(notebook: Page) -> None:
 
 def test_reads_as_the_page_does(notebook: Page, chromium: Browser) -> None:
     """The rendered text is the page's, word for word: citations, numbers, glossary terms, titles, folded solutions."""
-    shown = notebook.evaluate(RENDERED, [".jp-MarkdownCell .jp-RenderedMarkdown", LAB_LEFT_OUT])
+    shown = notebook.evaluate(RENDERED, [".jp-MarkdownCell .jp-MarkdownOutput", LAB_LEFT_OUT])
     page = chromium.new_page()
     page.goto(PAGE.as_uri())
     expected = page.evaluate(RENDERED, ["article.bd-article", PAGE_LEFT_OUT])
