@@ -82,11 +82,13 @@ def resolve_role(found: re.Match, resolved: Resolved) -> str:
 
 
 def number_formula(found: re.Match, resolved: Resolved) -> str:
-    """A displayed formula with the number that it has on the page."""
-    body, label = found[1], found[2]
-    if label is None:
+    """A displayed formula with the number that it has on the page, or none: JupyterLab would number `$$` by itself."""
+    body, label = found[1].strip(), found[2]
+    line = found.string[: found.start()].rpartition("\n")[2]
+    if line.strip():  # inside a line of text
         return found[0]
-    return f"$${body.rstrip()} \\tag{{{resolved.equations[label]}}}\n$$"
+    tag = f" \\tag{{{resolved.equations[label]}}}" if label else ""
+    return f"\\begin{{equation*}}\n{line}{body}{tag}\n{line}\\end{{equation*}}"
 
 
 def open_block(found: re.Match, resolved: Resolved) -> str:

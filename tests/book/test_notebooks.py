@@ -16,7 +16,7 @@ import plain_notebooks
 
 HTML = ROOT / "_build" / "html"
 NOTEBOOKS = ROOT / "_build" / "notebooks"
-MATH = re.compile(r"\$\$.*?\$\$|(?<!\\)\$(?!\s)[^$]*?(?<![\s\\])\$", re.DOTALL)
+MATH = re.compile(r"\\begin\{equation\*\}.*?\\end\{equation\*\}|(?<!\\)\$(?!\s)[^$]*?(?<![\s\\])\$", re.DOTALL)
 each_chapter = pytest.mark.parametrize("chapter", chapters())
 
 

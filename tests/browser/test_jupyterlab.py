@@ -41,6 +41,7 @@ ALL_CELLS_RAN = """() => {
 RENDERED = """([parts, leftOut]) => [...document.querySelectorAll(parts)].map(part => {
   const copy = part.cloneNode(true);
   copy.querySelectorAll(leftOut).forEach(element => element.remove());
+  copy.querySelectorAll("p, li, td, th, h1, h2, h3, summary, div").forEach(element => element.append(" "));
   return copy.textContent.trim();
 })"""
 LAB_LEFT_OUT = ".katex, pre, style, script, .jp-InternalAnchorLink, button"
@@ -127,7 +128,7 @@ def test_directives_and_formulas_render(notebook: Page) -> None:
 
 def test_reads_as_the_page_does(notebook: Page, chromium: Browser) -> None:
     """The rendered text is the page's, word for word: citations, numbers, glossary terms, titles, folded solutions."""
-    shown = notebook.evaluate(RENDERED, [".jp-MarkdownCell .jp-MarkdownOutput", LAB_LEFT_OUT])
+    shown = notebook.evaluate(RENDERED, [".jp-MarkdownCell .myst", LAB_LEFT_OUT])
     page = chromium.new_page()
     page.goto(PAGE.as_uri())
     expected = page.evaluate(RENDERED, ["article.bd-article", PAGE_LEFT_OUT])

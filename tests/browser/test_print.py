@@ -14,7 +14,8 @@ BEGIN = "() => { dispatchEvent(new Event('beforeprint')); }"
 END = "() => { dispatchEvent(new Event('afterprint')); }"
 
 CUT = """width => {
-  const hidden = "mjx-assistive-mml, mjx-assistive-mml *, .explorer-spoken, .explorer-pixels *, svg *, .visually-hidden";
+  const hidden = "mjx-assistive-mml, mjx-assistive-mml *," +
+    " .explorer-spoken, .explorer-pixels *, svg *, .visually-hidden";
   const seen = [...document.querySelectorAll("article *")].filter(e => !e.matches(hidden));
   return seen.filter(e => e.getClientRects().length && e.getBoundingClientRect().right > width + 1)
     .map(e => `${e.outerHTML.slice(0, 100)}: ${Math.round(e.getBoundingClientRect().right)}`);
