@@ -1,0 +1,71 @@
+"""The arguments of :func:`.mpc`, as tensors with a time and a batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...batch.shapes import broadcast_batch
+from ...validate import check_finite, check_floating, check_same_kind, values_visible
+
+
+def count_controls(
+    cost: Any, dynamics: Any, u_lower: Any, u_upper: Any, u_init: Any, controls: int | None, n: int
+) -> int:
+    """m, from whatever knows it."""
+    if isinstance(dynamics, Tensor):
+        return dynamics.shape[-1] - n
+    if isinstance(dynamics, tuple):
+        return dynamics[0].shape[-1] - n
+    if isinstance(cost, tuple):
+        return cost[1].shape[-1] - n
+    for known in (u_init, u_lower, u_upper):
+        if isinstance(known, Tensor) and known.ndim:
+            return known.shape[-1]
+    m = controls if controls is not None else getattr(dynamics, "m", None)
+    if m is None:
+        raise ValueError("nothing says how many controls there are: give controls=m, u_init, or bounds of shape (m,)")
+    return int(m)
+
+
+def read_bound(name: str, value: float | Tensor | None, default: float, T: int, m: int, like: Tensor) -> Tensor:
+    """A bound as ``(*batch, T or 1, m)``."""
+    value = default if value is None else value
+    if isinstance(value, Tensor):
+        check_same_kind("x_init", like, [(name, value)])
+    bound = torch.as_tensor(value, dtype=like.dtype, device=like.device)
+    if values_visible(bound) and bound.isnan().any():
+        raise ValueError(f"{name} must not be NaN")
+    bound = bound.reshape((1,) * max(0, 2 - bound.ndim) + bound.shape)
+    if bound.shape[-1] not in (1, m) or bound.shape[-2] not in (1, T):
+        expected = f"a number, (m,), (T, m) or (*batch, T, m) with T = {T} and m = {m}"
+        raise ValueError(f"{name} must be {expected}, got {tuple(bound.shape)}")
+    bound = torch.where(bound.detach().abs() >= 1e20, bound.detach().sign() * torch.inf, bound)
+    return bound.expand(*bound.shape[:-1], m)
+
+
+def check_bounds(lower: Tensor, upper: Tensor) -> None:
+    broadcast_batch([("u_lower", lower, 2), ("u_upper", upper, 2)])
+    if values_visible(lower) and values_visible(upper) and (lower > upper).any():
+        raise ValueError("u_lower must not be above u_upper")
+
+
+def read_start(u_init: Tensor | None, T: int, m: int, like: Tensor) -> Tensor:
+    """u_init or zeros, ``(*batch, T, m)``."""
+    if u_init is None:
+        return like.new_zeros(T, m)
+    check_floating("u_init", u_init)
+    check_same_kind("x_init", like, [("u_init", u_init)])
+    check_finite("u_init", u_init)
+    if u_init.ndim < 2 or tuple(u_init.shape[-2:]) != (T, m):
+        raise ValueError(f"u_init must have shape (*batch, {T}, {m}), got {tuple(u_init.shape)}")
+    return u_init
+
+
+def probe(x_init: Tensor, lower: Tensor, upper: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+    """A first state and control of the batch of all tensors."""
+    first = torch.maximum(torch.minimum(start[..., 0, :], upper[..., 0, :]), lower[..., 0, :]).detach()
+    batch = torch.broadcast_shapes(x_init.shape[:-1], first.shape[:-1])
+    return x_init.detach().expand(*batch, x_init.shape[-1]), first.expand(*batch, first.shape[-1])

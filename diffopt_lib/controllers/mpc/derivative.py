@@ -1,0 +1,98 @@
+"""The optimality conditions of model-predictive control, whose root the solution is, and solves with their Jacobian.
+
+With H_t = (1, λ_{t+1}, μ_t)ᵀ s_t(τ_t) the Hamiltonian of the stage s_t = (cost, dynamics, constraints),
+
+    R = ( ∇H_t(τ_t) − (λ_t, 0) + (0, ν_t),   x_init − x_1,   φ(τ_t) − x_{t+1},
+          u_ti − bound_ti at active bounds, −ν_ti at others,   g_ti(τ_t) at active rows, −μ_ti at others )      (1)
+
+Active bounds and rows are held while differentiating. The Jacobian of (1) in z = (τ, λ, ν, μ) is symmetric. Its
+curvature ∇²H_t includes the second derivatives of the dynamics, weighted by the costates, without which the derivative
+is that of another problem (``"gauss_newton"``). The parameters of cost, dynamics and constraints get their gradient by
+one pull-back through R; no Jacobian in them is formed.
+
+Chapter: book/2_differentiable/10_control.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.func import vjp, vmap
+
+from ...linear import LinearOperator, LinearSolve
+from .layout import STORED, Layout, load, solve_for
+from .stage import TIME
+
+Known = tuple[Tensor, Tensor, list[Tensor]]
+
+
+def split_parameters(parameters: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], Tensor, Tensor, list[Tensor]]:
+    """(x_init, lower, upper, t, *hidden), the active bounds and rows, and the stored system."""
+    side, active, *stored = parameters[-STORED - 2 :]
+    return parameters[: -STORED - 2], side, active, stored
+
+
+def conditions(f: Callable[..., Tensor], layout: Layout, z: Tensor, *parameters: Tensor) -> Tensor:
+    """Eq. (1) for z = (τ, λ, ν, μ) ``(*batch, ·)``."""
+    theta, side, active, _ = split_parameters(parameters)
+    x_init, lower, upper = theta[:TIME]
+    tau, costate, nu, mu = layout.split(z)
+    n = layout.n
+    x, u = tau[..., :n], tau[..., n:]
+    values, pull = vjp(partial(stage_values, f, theta), tau)
+    (gradient,) = pull(weights(layout, costate, active * mu))
+    stationarity = gradient - torch.nn.functional.pad(costate, (0, layout.m))
+    stationarity = stationarity + torch.nn.functional.pad(torch.where(side != 0, nu, 0), (n, 0))
+    first = (x_init.unsqueeze(-2) - x[..., :1, :]).expand(x[..., :1, :].shape)
+    motion = torch.cat([first, layout.next_state(values)[..., :-1, :] - x[..., 1:, :]], dim=-2)
+    bounds = torch.where(side != 0, u - active_bound(side, lower, upper), -nu)
+    rows = torch.where(active != 0, layout.rows(values), -mu)
+    return layout.join(stationarity, motion, bounds, rows)
+
+
+def active_bound(side: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    """The bound that is active, 0 where none is."""
+    return torch.where(side < 0, lower, torch.where(side > 0, upper, 0))
+
+
+def stage_values(f: Callable[..., Tensor], theta: tuple[Tensor, ...], tau: Tensor) -> Tensor:
+    """s_t at all times, ``(*batch, T, 1 + n + k)``."""
+
+    def at(tau: Tensor, t: Tensor) -> Tensor:
+        return f(tau, *theta[:TIME], t, *theta[TIME + 1 :])
+
+    times = torch.arange(tau.shape[-2], device=tau.device)
+    return vmap(at)(tau.movedim(-2, 0), times).movedim(0, -2)
+
+
+def weights(layout: Layout, costate: Tensor, mu: Tensor) -> Tensor:
+    """(1, λ_{t+1}, μ_t), ``(*batch, T, 1 + n + k)``, with λ_{T+1} = 0."""
+    future = torch.nn.functional.pad(costate[..., 1:, :], (0, 0, 0, 1))
+    return torch.cat([torch.ones_like(future[..., :1]), future, mu], dim=-1)
+
+
+def lagrangian(f: Callable[..., Tensor], layout: Layout, z: Tensor, *parameters: Tensor) -> Tensor:
+    """The cost, and the multipliers times what they belong to, ``(*batch,)``."""
+    theta, side, active, _ = split_parameters(parameters)
+    x_init, lower, upper = theta[:TIME]
+    tau, costate, nu, mu = layout.split(z)
+    x, u = tau[..., : layout.n], tau[..., layout.n :]
+    values = stage_values(f, theta, tau)
+    first = (costate[..., 0, :] * (x_init - x[..., 0, :])).sum(-1)
+    motion = (costate[..., 1:, :] * (layout.next_state(values)[..., :-1, :] - x[..., 1:, :])).sum((-2, -1))
+    bounds = torch.where(side != 0, nu * (u - active_bound(side, lower, upper)), 0).sum((-2, -1))
+    rows = (active * mu * layout.rows(values)).sum((-2, -1))
+    return values[..., 0].sum(-1) + first + motion + bounds + rows
+
+
+def make_solve(layout: Layout) -> LinearSolve:
+    """D_z R w = rhs, and the same for the transpose."""
+
+    def solve(operator: LinearOperator, rhs: Tensor) -> Tensor:
+        _, side, active, stored = split_parameters(operator.parameters)
+        return solve_for(layout, load(stored, side.shape[:-2]), rhs, side, active)
+
+    return solve

@@ -1,0 +1,210 @@
+"""The Riccati recursion: one factorisation of a linear–quadratic control problem, and cheap solves with it.
+
+    min Σ_{t=1..T} ½ τ_tᵀ C_t τ_t + c_tᵀ τ_t,   τ_t = (x_t, u_t),   x_{t+1} = F_t τ_t + f_t,  x_1 given       (1)
+
+Dynamic programming goes backwards. If ½ xᵀV_{t+1}x + v_{t+1}ᵀx is what the future costs from x_{t+1} = x, then at t
+
+    Q_t = C_t + F_tᵀ V_{t+1} F_t,      q_t = c_t + F_tᵀ (V_{t+1} f_t + v_{t+1})                              (2)
+
+are the coefficients in τ_t. Minimising over u_t, with Q_uu = L Lᵀ and Y = L⁻¹ Q_ux, gives u_t = K_t x_t + k_t,
+
+    K_t = −Q_uu⁻¹ Q_ux,   k_t = −Q_uu⁻¹ q_u,      V_t = Q_xx − YᵀY,   v_t = q_x + K_tᵀ q_u                   (3)
+
+and the costate, the slope of the cost-to-go in x_t, is λ_t = V_t x_t + v_t. The matrices V, K, L depend on C and F
+alone: they are the *factorisation* of the optimality conditions of (1), a symmetric system in τ and λ. A *sweep* solves
+it for one more (c, f, x_1). With A_t = F_x + F_u K_t it is two linear recursions, and all else is outside of the loops:
+
+    v_t = (I, K_tᵀ)(c_t + F_tᵀ V_{t+1} f_t) + A_tᵀ v_{t+1},      x_{t+1} = A_t x_t + F_u k_t + f_t           (4)
+
+Some controls may be *held* at given values: they leave the minimisation over u_t, and a multiplier ν takes their place.
+
+Tensors have the time first, (T, N, ·, ·), so that a time step is contiguous. Vectors are columns: where N = 1 matrices
+serve a whole batch, its right-hand sides are the columns. Everything is out of place, so that it can be differentiated.
+
+Source: Rawlings, Mayne & Diehl, Model Predictive Control, 2017, §8.8.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .scan import linear_recursion, pays, value_matrices
+
+# The least pivot of a control block, relative to what was added up in it, that is not rounding.
+SMALLEST_PIVOT = 1e-14
+
+
+class Factor(NamedTuple):
+    """A factorisation of (1): A = F_x + F_u K ``(T − 1, N, n, n)``, K, V ``(T, N, ·, ·)``, L⁻¹, the data, and the
+    controls held (0 or 1, ``(T, N, m, 1)``).
+
+    ``sound`` ``(T, N)`` tells where the control block was positive definite. Where it was not, all before it is NaN.
+    """
+
+    closed: Tensor
+    K: Tensor
+    V: Tensor
+    inverse: Tensor
+    C: Tensor
+    F: Tensor
+    held: Tensor
+    sound: Tensor
+
+
+class Sweep(NamedTuple):
+    """τ ``(T, N, n + m, c)``, costates λ ``(T, N, n, c)``, and the multipliers ν ``(T, N, m, c)`` of held controls."""
+
+    tau: Tensor
+    costate: Tensor
+    nu: Tensor
+
+
+def factorise(
+    C: Tensor, F: Tensor, held: Tensor | None = None, weight: Tensor | None = None, columns: int = 1
+) -> Factor:
+    """The factorisation of (1).
+
+    Args:
+        C: ``(T, N or 1, n + m, n + m)``, symmetric.
+        F: ``(T − 1, N or 1, n, n + m)``.
+        held: the controls that are not free, ``(T, N, m, 1)``, bool; none by default.
+        weight: what is added to the diagonal of C_uu, ``(T, N, m, 1)``; nothing by default.
+        columns: how many right-hand sides there will be for each matrix, for the choice of the algorithm.
+    """
+    n, T = F.shape[-2], C.shape[0]
+    (N,) = torch.broadcast_shapes(*(t.shape[1:2] for t in (C, F, held, weight) if t is not None))
+    C, F = C.expand(-1, N, -1, -1), F.expand(-1, N, -1, -1)
+    free = None if held is None else (~held).to(C.dtype)
+    changes = (free, weight)
+    V_next = value_matrices(C, F, *changes) if pays(T, N * columns, C) else None
+    V, Y, inverse, size = _recursion(C, F, *changes) if V_next is None else _all_at_once(C, F, *changes, V_next)
+    K = torch.matmul(-inverse.mT, Y)
+    closed = F[..., :n] + torch.matmul(F[..., n:], K[:-1])
+    cancelled = inverse.diagonal(dim1=-2, dim2=-1).square() * size  # 1 / L_ii², times what was added up in its place
+    sound = (cancelled < 1 / SMALLEST_PIVOT).all(-1)
+    return Factor(closed, K, V, inverse, C, F, torch.zeros_like(K[..., :1]) if free is None else 1 - free, sound)
+
+
+def _recursion(
+    C: Tensor, F: Tensor, free: Tensor | None, weight: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """V, Y, L⁻¹ and the size of the terms of diag Q_uu, by (2) and (3)."""
+    n, steps = F.shape[-2], []
+    ridge = _ridge(free, weight)
+    Q = C[-1]
+    for t in range(len(C) - 1, -1, -1):
+        V, Y, inverse = _eliminate(Q, n, None if free is None else free[t], None if ridge is None else ridge[t])
+        steps.append((V, Y, inverse, _added_up(Q, C[t], n)))
+        if t:
+            Q = torch.baddbmm(C[t - 1], F[t - 1].mT, torch.bmm(V, F[t - 1]))
+    V, Y, inverse, size = (torch.stack(part[::-1]) for part in zip(*steps, strict=True))
+    return V, Y, inverse, size
+
+
+def _all_at_once(
+    C: Tensor, F: Tensor, free: Tensor | None, weight: Tensor | None, V_next: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The same from V_2, …, V_T."""
+    n = F.shape[-2]
+    Q = torch.cat([C[:-1] + torch.matmul(F.mT, torch.matmul(V_next, F)), C[-1:]])
+    V, Y, inverse = _eliminate(Q, n, free, _ridge(free, weight))
+    return torch.cat([V[:1], V_next]), Y, inverse, _added_up(Q, C, n)
+
+
+def _ridge(free: Tensor | None, weight: Tensor | None) -> Tensor | None:
+    """What is added to the control blocks: diagonal matrices of the weights, and of 1 for controls that are held."""
+    if free is None:
+        return None if weight is None else torch.diag_embed(weight.squeeze(-1))
+    return torch.diag_embed((1 - free if weight is None else 1 - free + free * weight).squeeze(-1))
+
+
+def _added_up(Q: Tensor, C: Tensor, n: int) -> Tensor:
+    """The size of the terms of the diagonal of Q_uu, present and future."""
+    of_stage, total = (M.diagonal(dim1=-2, dim2=-1)[..., n:] for M in (C, Q))
+    return of_stage.abs() + (total - of_stage).abs()
+
+
+def _eliminate(Q: Tensor, n: int, free: Tensor | None, ridge: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """V, Y and L⁻¹ of (3), NaN where Q_uu is not positive definite. Controls that are held have zeros in Q_ux and Q_uu,
+    and ones on the diagonal."""
+    block, cross = Q[..., n:, n:], Q[..., n:, :n]
+    if free is not None:
+        cross, block = free * cross, free * block * free.mT
+    if ridge is not None:
+        block = block + ridge
+    L, info = torch.linalg.cholesky_ex(block)
+    if info.any():
+        L = torch.where((info > 0)[..., None, None], torch.nan, L)
+    identity = torch.eye(block.shape[-1], dtype=Q.dtype, device=Q.device)
+    inverse = torch.linalg.solve_triangular(L, identity.expand(block.shape), upper=False)
+    Y = torch.matmul(inverse, cross)
+    V = Q[..., :n, :n] - torch.matmul(Y.mT, Y)
+    return 0.5 * (V + V.mT), Y, inverse
+
+
+class Policy(NamedTuple):
+    """k_t and v_t of (3), ``(T, N, ·, c)``."""
+
+    k: Tensor
+    v: Tensor
+
+
+def find_policy(factor: Factor, c: Tensor, f: Tensor | None = None) -> Policy:
+    """The sweep backwards, for c ``(T, N, n + m, k)`` and f ``(T − 1, N, n, k)`` with k columns; f is 0 by default."""
+    closed, K, V, inverse, _, F, held, _ = factor
+    n = V.shape[-1]
+    p = c if f is None else c + _before(torch.matmul(F.mT, torch.matmul(V[1:], f)))
+    constant = p[..., :n, :] + torch.matmul(K.mT, p[..., n:, :])
+    v = linear_recursion(closed.mT, constant[:-1], constant[-1], reverse=True)
+    q = p[..., n:, :] + _before(torch.matmul(F[..., n:].mT, v[1:]))
+    return Policy((held - 1) * torch.matmul(inverse.mT, torch.matmul(inverse, q)), v)
+
+
+def follow(factor: Factor, k: Tensor, f: Tensor | None, x1: Tensor) -> Tensor:
+    """The sweep forwards: τ ``(T, N, n + m, c)`` for u_t = K_t x_t + k_t from x_1 ``(N, n, c)``."""
+    drift = torch.matmul(factor.F[..., x1.shape[-2] :], k[:-1])
+    x = linear_recursion(factor.closed, drift if f is None else drift + f, x1)
+    return torch.cat([x, torch.matmul(factor.K, x) + k], dim=-2)
+
+
+def sweep(factor: Factor, c: Tensor, f: Tensor, x1: Tensor, held_at: Tensor | None = None) -> Sweep:
+    """The solution of (1) for one more right-hand side.
+
+    Args:
+        c: ``(T, N, n + m, k)`` with k columns.
+        f: ``(T − 1, N, n, k)``.
+        x1: ``(N, n, k)``.
+        held_at: what the held controls are held at, ``(T, N, m, k)``, 0 where they are not held; 0 by default.
+    """
+    n = x1.shape[-2]
+    Fu = factor.F[..., n:]
+    if held_at is not None:
+        c = c + torch.matmul(factor.C[..., n:], held_at)
+        f = f + torch.matmul(Fu, held_at[:-1])
+    policy = find_policy(factor, c, f)
+    tau = follow(factor, policy.k, f, x1)
+    costate = torch.matmul(factor.V, tau[..., :n, :]) + policy.v
+    if not factor.held.any():
+        return Sweep(tau, costate, torch.zeros_like(policy.k))
+    slope = torch.matmul(factor.C[..., n:, :], tau) + c[..., n:, :] + _before(torch.matmul(Fu.mT, costate[1:]))
+    if held_at is not None:
+        tau = torch.cat([tau[..., :n, :], tau[..., n:, :] + held_at], dim=-2)
+    return Sweep(tau, costate, -factor.held * slope)
+
+
+def defect(C: Tensor, F: Tensor, solution: Sweep, c: Tensor, f: Tensor, x1: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What is left of the optimality conditions of (1), zero at a solution: C τ + c + Fᵀλ_{t+1} − (λ_t, −ν),
+    F τ + f − x_{t+1}, and x_1 minus the first x."""
+    tau, costate, nu = solution
+    n = x1.shape[-2]
+    stationarity = torch.matmul(C, tau) + c + _before(torch.matmul(F.mT, costate[1:]))
+    stationarity = stationarity - torch.cat([costate, -nu], dim=-2)
+    return stationarity, torch.matmul(F, tau[:-1]) + f - tau[1:, ..., :n, :], x1 - tau[0, ..., :n, :]
+
+
+def _before(future: Tensor) -> Tensor:
+    """What the last time, which has no future, gets: 0."""
+    return torch.cat([future, torch.zeros_like(future[:1]) if len(future) else future.new_zeros(1, *future.shape[1:])])
