@@ -31,10 +31,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..batch.products import or_one
 from .scan import linear_recursion, pays, value_matrices
 
 # The least pivot of a control block, relative to what was added up in it, that is not rounding.
 SMALLEST_PIVOT = 1e-14
+# What is left of the conditions, relative to what was added up, that another sweep may make less.
+ROUNDING = 1e-13
 
 
 class Factor(NamedTuple):
@@ -195,14 +198,51 @@ def sweep(factor: Factor, c: Tensor, f: Tensor, x1: Tensor, held_at: Tensor | No
     return Sweep(tau, costate, -factor.held * slope)
 
 
-def defect(C: Tensor, F: Tensor, solution: Sweep, c: Tensor, f: Tensor, x1: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What is left of the optimality conditions of (1), zero at a solution: C τ + c + Fᵀλ_{t+1} − (λ_t, −ν),
-    F τ + f − x_{t+1}, and x_1 minus the first x."""
+class Defect(NamedTuple):
+    """What is left of the optimality conditions of (1), 0 at a solution: C τ + c + Fᵀλ_{t+1} − (λ_t, −ν), F τ + f −
+    x_{t+1}, and x_1 minus the first x; and the largest of it in each column ``(N, c)``, relative to what was added up
+    in its coordinate (at whatever time that was most)."""
+
+    stationarity: Tensor
+    motion: Tensor
+    start: Tensor
+    relative: Tensor
+
+
+def defect(C: Tensor, F: Tensor, solution: Sweep, c: Tensor, f: Tensor, x1: Tensor) -> Defect:
+    """The defect of a solution for the right-hand side (c, f, x_1)."""
     tau, costate, nu = solution
     n = x1.shape[-2]
-    stationarity = torch.matmul(C, tau) + c + _before(torch.matmul(F.mT, costate[1:]))
-    stationarity = stationarity - torch.cat([costate, -nu], dim=-2)
-    return stationarity, torch.matmul(F, tau[:-1]) + f - tau[1:, ..., :n, :], x1 - tau[0, ..., :n, :]
+    x = tau[..., :n, :]
+    present = torch.cat([costate, -nu], dim=-2)
+    of_stage, of_future = torch.matmul(C, tau), _before(torch.matmul(F.mT, costate[1:]))
+    moved = torch.matmul(F, tau[:-1])
+    stationarity = of_stage + c + of_future - present
+    motion = torch.cat([(x1 - x[0]).unsqueeze(0), moved + f - x[1:]])
+    relative = torch.maximum(
+        _relative(stationarity, of_stage, c, of_future, present),
+        _relative(motion, x, torch.cat([x1.unsqueeze(0), moved]), _before(f)),
+    )
+    return Defect(stationarity, motion[1:], motion[0], relative)
+
+
+def _relative(left: Tensor, *terms: Tensor) -> Tensor:
+    """|left| over the sum of the |terms|, both at their largest over time; the largest coordinate, ``(N, c)``. What
+    other coordinates add up counts for a millionth, as it is rounded too, by 10⁻¹⁴ of itself or so."""
+    added_up = torch.stack([term.abs().amax(0) for term in terms]).sum(0)
+    added_up = added_up + 1e-6 * added_up.amax(-2, keepdim=True)
+    return (left.abs().amax(0) / or_one(added_up)).amax(-2)
+
+
+def refine(factor: Factor, solution: Sweep, c: Tensor, f: Tensor, x1: Tensor) -> tuple[Sweep, Defect]:
+    """The solution for this right-hand side, with what rounding left of (1) solved for once more where that is much."""
+    left = defect(factor.C, factor.F, solution, c, f, x1)
+    much = left.relative > ROUNDING
+    if not much.any():
+        return solution, left
+    more = sweep(factor, *left[:3])
+    solution = Sweep(*(a + torch.where(much.unsqueeze(-2), b, 0) for a, b in zip(solution, more, strict=True)))
+    return solution, defect(factor.C, factor.F, solution, c, f, x1)
 
 
 def _before(future: Tensor) -> Tensor:

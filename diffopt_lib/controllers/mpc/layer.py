@@ -48,16 +48,14 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from ...autograd.precision import full_precision
 from ...batch.shapes import align_batch, broadcast_batch
 from ...gradient import check_gradient, solve_differentiably
-from ...solution import (
-    OnFailure,
-    mark_failures,
-)
-from ...validate import check_finite, check_floating, check_option
+from ...solution import SOLVED, mark_failures
+from ...validate import check_count, check_finite, check_floating, check_limits, check_option
 from ..envelope import optimal_value
-from .arguments import check_bounds, count_controls, probe, read_bound, read_start
-from .derivative import conditions, lagrangian, make_solve, split_parameters
+from .arguments import count_controls, probe, read_bounds, read_start
+from .derivative import conditions, lagrangian, make_solve, split_parameters, total_cost
 from .layout import Layout, load, solve_for
 from .linear import as_function, solve_linear
 from .smoothing import inside, with_barrier
@@ -66,6 +64,7 @@ from .stage import Model, make_model, takes_time
 
 Cost = Callable[..., Tensor] | nn.Module | tuple[Tensor, Tensor]
 Dynamics = Callable[..., Tensor] | nn.Module | Tensor | tuple[Tensor, Tensor]
+MPCOnFailure = Literal["raise", "nan", "closest", "return"]
 MPCGradient = Literal["implicit", "gauss_newton", "unroll", "one_step"]
 
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}
@@ -83,7 +82,9 @@ class MPCSolution:
         lower_dual, upper_dual: multipliers ≥ 0 of the bounds, ``(*batch, T, m)``.
         constraint_dual: those of the constraints, ``(*batch, T, k)``. All of these carry gradients.
         converged, iterations, residual: ``(*batch,)``. The residual is the largest violation of the optimality
-            conditions, relative to 1 + the largest costate and state.
+            conditions, relative to the terms that were added up in its coordinate (at whatever time that was most).
+        status: ``(*batch,)``, int64: 1 solved, 2 infeasible, 4 not converged, 5 without a strict minimum, or where a
+            function is not finite.
     """
 
     x: Tensor
@@ -96,8 +97,10 @@ class MPCSolution:
     converged: Tensor
     iterations: Tensor
     residual: Tensor
+    status: Tensor
 
 
+@full_precision
 def mpc(
     x_init: Tensor,
     cost: Cost,
@@ -113,7 +116,7 @@ def mpc(
     controls: int | None = None,
     tolerance: float | None = None,
     max_iterations: int = 200,
-    on_failure: OnFailure = "raise",
+    on_failure: MPCOnFailure = "raise",
 ) -> MPCSolution:
     """Solve eq. (1) of this module for every element of a batch.
 
@@ -141,8 +144,9 @@ def mpc(
         tolerance: on the residual, by default 1e-8 in float64 and 1e-3 in float32. Linear–quadratic problems and models
             are solved in float64 in any case.
         max_iterations: of the nonlinear solver.
-        on_failure: ``"raise"``; ``"nan"`` marks failed elements and their gradients NaN; ``"return"`` gives the last
-            iterate with ``converged`` False.
+        on_failure: ``"raise"``; ``"nan"`` marks failed elements and their gradients NaN; ``"closest"`` lets the
+            constraints of infeasible elements give way, g ≤ s, by the least Σ s² (up to a factor of about 1e-7 between
+            the two prices), and raises for the rest; ``"return"`` gives the last iterate with ``converged`` False.
 
     Raises:
         ValueError: bad shapes, dtypes, NaN or infinite input, unknown options, a lower bound above the upper one.
@@ -150,17 +154,15 @@ def mpc(
             not converge, or that ended where there is no strict minimum, told apart.
     """
     check_gradient(gradient, "gauss_newton")
-    check_option("on_failure", on_failure, get_args(OnFailure))
+    check_option("on_failure", on_failure, get_args(MPCOnFailure))
+    check_limits(tolerance, max_iterations)
+    check_count("horizon", horizon, 1)
     check_floating("x_init", x_init)
     if x_init.ndim == 0 or x_init.shape[-1] == 0:
         raise ValueError(f"x_init must have shape (*batch, n) with n ≥ 1, got {tuple(x_init.shape)}")
     check_finite("x_init", x_init)
-    if horizon < 1:
-        raise ValueError(f"horizon must be at least 1, got {horizon}")
     m = count_controls(cost, dynamics, u_lower, u_upper, u_init, controls, x_init.shape[-1])
-    lower = read_bound("u_lower", u_lower, -torch.inf, horizon, m, x_init)
-    upper = read_bound("u_upper", u_upper, torch.inf, horizon, m, x_init)
-    check_bounds(lower, upper)
+    lower, upper = read_bounds(u_lower, u_upper, horizon, m, x_init)
     start = read_start(u_init, horizon, m, x_init)
     tolerance = TOLERANCE[x_init.dtype] if tolerance is None else tolerance
     if not 0 <= smoothing < torch.inf or (smoothing and constraints is not None):
@@ -203,7 +205,7 @@ def _solve_model(
     gradient: str,
     tolerance: float,
     max_iterations: int,
-    on_failure: OnFailure,
+    on_failure: MPCOnFailure,
 ) -> MPCSolution:
     """The nonlinear problem."""
     layout, f = model.layout, model.f
@@ -217,7 +219,7 @@ def _solve_model(
     def algorithm(f: Callable[..., Tensor], start: Tensor, *theta: Tensor) -> tuple[Tensor, ...]:
         return solve(f, layout, start, theta, warm, gradient, tolerance, max_iterations, on_failure)
 
-    z, residual, converged, iterations, *known = solve_differentiably(
+    z, residual, status, iterations, *known = solve_differentiably(
         gradient if gradient != "gauss_newton" else "implicit",
         algorithm,
         f,
@@ -229,8 +231,17 @@ def _solve_model(
         known=lambda rest: rest[3:],
     )
     parameters = (x_init, lower, upper, t, *model.hidden, *known)
-    z = mark_failures(z, converged, on_failure)
-    return _solution(z, layout, partial(lagrangian, f, layout), parameters, known[0], converged, iterations, residual)
+    converged = status == SOLVED
+    z = mark_failures(z, converged, "nan" if on_failure == "nan" else "raise")
+    tau, costate, nu, mu = layout.split(z)
+    if on_failure == "closest":  # what elastic constraints cost is part of the Lagrangian, and not of the cost
+        value = total_cost(f, layout, z, *parameters)
+    else:
+        value = optimal_value(partial(lagrangian, f, layout), z, *parameters)
+    side = known[0]
+    duals = torch.where(side < 0, -nu, 0), torch.where(side > 0, nu, 0), mu
+    x, u = tau[..., : layout.n], tau[..., layout.n :]
+    return MPCSolution(x, u, value, costate, *duals, converged, iterations, residual.detach(), status)
 
 
 def _smoothed(
@@ -257,23 +268,6 @@ def _last_update(
 ) -> Tensor:
     """Newton's step −K⁻¹ R(z, θ), in which z and K are held."""
     parameters = (*theta, *(t.detach() for t in rest[3:]))
-    _, side, active, stored = split_parameters(parameters)
+    _, active, stored = split_parameters(parameters)
     left = conditions(f, layout, z, *parameters)
-    return solve_for(layout, load(stored, side.shape[:-2]), -left, side, active)
-
-
-def _solution(
-    z: Tensor,
-    layout: Layout,
-    lagrangian: Callable[..., Tensor],
-    parameters: tuple[Tensor, ...],
-    side: Tensor,
-    converged: Tensor,
-    iterations: Tensor,
-    residual: Tensor,
-) -> MPCSolution:
-    tau, costate, nu, mu = layout.split(z)
-    cost = optimal_value(lagrangian, z, *parameters)
-    lower_dual, upper_dual = torch.where(side < 0, -nu, 0), torch.where(side > 0, nu, 0)
-    x, u = tau[..., : layout.n], tau[..., layout.n :]
-    return MPCSolution(x, u, cost, costate, lower_dual, upper_dual, mu, converged, iterations, residual.detach())
+    return solve_for(layout, load(stored, active.side.shape[:-2]), -left, active)
