@@ -40,6 +40,7 @@ Frey et al., Differentiable nonlinear MPC, 2025.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -51,22 +52,23 @@ from torch import Tensor, nn
 from ...autograd.precision import full_precision
 from ...batch.shapes import align_batch, broadcast_batch
 from ...gradient import check_gradient, solve_differentiably
-from ...solution import SOLVED, mark_failures
-from ...validate import check_count, check_finite, check_floating, check_limits, check_option
+from ...solution import SOLVED, STUCK, mark_failures, raise_failed
+from ...validate import check_count, check_finite, check_floating, check_limits, check_option, check_size
 from ..envelope import optimal_value
 from .arguments import count_controls, probe, read_bounds, read_start
 from .derivative import conditions, lagrangian, make_solve, split_parameters, total_cost
 from .layout import Layout, load, solve_for
 from .linear import as_function, solve_linear
-from .smoothing import inside, with_barrier
+from .smoothing import ROUNDS, Path, first_delta, inside, outside
 from .solver import solve
-from .stage import Model, make_model, takes_time
+from .stage import Model, make_model, with_time
 
 Cost = Callable[..., Tensor] | nn.Module | tuple[Tensor, Tensor]
 Dynamics = Callable[..., Tensor] | nn.Module | Tensor | tuple[Tensor, Tensor]
 MPCOnFailure = Literal["raise", "nan", "closest", "return"]
 MPCGradient = Literal["implicit", "gauss_newton", "unroll", "one_step"]
 
+NO_PATH = "smoothing needs a trajectory on which all bounds and constraints hold strictly, and found none."
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}
 
 
@@ -139,7 +141,7 @@ def mpc(
             ``"one_step"`` through the last Newton step. See :mod:`diffopt_lib.gradient`.
         smoothing: μ > 0 gives x, u, costates and duals the derivative of the point on the central path for μ, in the
             units of the cost, instead of their own: smooth across changes of the active bounds, but biased. The
-            solution stays exact. Not with ``constraints``. See :mod:`.mpc.smoothing`.
+            solution and its cost stay exact. See :mod:`.mpc.smoothing`.
         controls: m, needed where neither bounds nor u_init nor tensors say it: a dynamics module may have it as ``m``.
         tolerance: on the residual, by default 1e-8 in float64 and 1e-3 in float32. Linear–quadratic problems and models
             are solved in float64 in any case.
@@ -151,7 +153,8 @@ def mpc(
     Raises:
         ValueError: bad shapes, dtypes, NaN or infinite input, unknown options, a lower bound above the upper one.
         SolverError: elements that are infeasible (an x_init that violates a constraint by itself among them), that did
-            not converge, or that ended where there is no strict minimum, told apart.
+            not converge, or that ended where there is no strict minimum, told apart; with smoothing, elements whose
+            constraints can't all be met strictly, so that there is no central path.
     """
     check_gradient(gradient, "gauss_newton")
     check_option("on_failure", on_failure, get_args(MPCOnFailure))
@@ -165,10 +168,11 @@ def mpc(
     lower, upper = read_bounds(u_lower, u_upper, horizon, m, x_init)
     start = read_start(u_init, horizon, m, x_init)
     tolerance = TOLERANCE[x_init.dtype] if tolerance is None else tolerance
-    if not 0 <= smoothing < torch.inf or (smoothing and constraints is not None):
-        raise ValueError(f"smoothing must be finite, at least 0, and 0 with constraints, got {smoothing}")
+    check_size("smoothing", smoothing)
+    if smoothing == math.inf or (smoothing and constraints is not None and on_failure == "closest"):
+        raise ValueError(f"smoothing must be finite, and 0 with on_failure='closest', got {smoothing}")
     if smoothing:
-        solve_again = partial(
+        again = partial(
             mpc,
             x_init,
             horizon=horizon,
@@ -178,12 +182,13 @@ def mpc(
             max_iterations=max_iterations,
             on_failure=on_failure,
         )
-        exact = solve_again(cost=cost, dynamics=dynamics, u_lower=lower, u_upper=upper, u_init=u_init)
-        functions = as_function(cost, dynamics, x_init.shape[-1], horizon)
-        return _smoothed(exact, solve_again, functions, lower, upper, smoothing)
+        bounded = partial(again, u_lower=lower, u_upper=upper)
+        exact = bounded(cost=cost, dynamics=dynamics, u_init=u_init, constraints=constraints)
+        cost, dynamics = as_function(cost, dynamics, x_init.shape[-1], horizon)
+        path = Path(with_time(cost), None if constraints is None else with_time(constraints), lower, upper, smoothing)
+        return _smoothed(exact, partial(again, dynamics=dynamics), path, on_failure)
     if isinstance(cost, tuple) and isinstance(dynamics, (tuple, Tensor)) and constraints is None:
-        options = (horizon, on_failure, tolerance)
-        return MPCSolution(*solve_linear(x_init, cost, dynamics, lower, upper, start, *options))
+        return MPCSolution(*solve_linear(x_init, cost, dynamics, lower, upper, start, horizon, on_failure, tolerance))
     model = make_model(
         *as_function(cost, dynamics, x_init.shape[-1], horizon),
         constraints,
@@ -244,23 +249,30 @@ def _solve_model(
     return MPCSolution(x, u, value, costate, *duals, converged, iterations, residual.detach(), status)
 
 
-def _smoothed(
-    exact: MPCSolution,
-    solve_again: Callable[..., MPCSolution],
-    functions: tuple[Callable[..., Tensor], Callable[..., Tensor]],
-    lower: Tensor,
-    upper: Tensor,
-    mu: float,
-) -> MPCSolution:
+def _smoothed(exact: MPCSolution, solve_again: Callable[..., MPCSolution], path: Path, on_failure: str) -> MPCSolution:
     """The solution with the derivative of the point of the central path for μ, found from it."""
-    cost, dynamics = functions
-    start = inside(exact.u, exact.lower_dual, exact.upper_dual, lower, upper, mu)
-    of_path = with_barrier(cost, takes_time(cost), lower, upper, mu)
-    point = solve_again(cost=of_path, dynamics=dynamics, u_init=start)
-    below = torch.where(lower.isfinite(), point.u - lower, torch.inf)
-    above = torch.where(upper.isfinite(), upper - point.u, torch.inf)
-    of_point = dict(x=point.x, u=point.u, costate=point.costate, lower_dual=mu / below, upper_dual=mu / above)
-    return replace(exact, **{name: getattr(exact, name).detach() + (v - v.detach()) for name, v in of_point.items()})
+    mu = path.mu
+    start = inside(exact.u, exact.lower_dual, exact.upper_dual, path.lower, path.upper, mu)
+    delta = first_delta(mu, exact.lower_dual, exact.upper_dual, exact.constraint_dual)
+    lower, upper = path.bounds()
+    for _ in range(ROUNDS):
+        point = solve_again(cost=path.with_barrier(delta), u_init=start, u_lower=lower, u_upper=upper)
+        slacks = path.slacks(point.x, point.u)
+        missed = outside(slacks, delta)
+        if not missed.any():
+            break
+        start, delta = point.u.detach().nan_to_num(), delta / 10
+    if on_failure == "raise":
+        raise_failed(torch.where(missed, STUCK, SOLVED), {STUCK: NO_PATH})
+    below, above, rows = (mu / s for s in slacks)
+    of_point = dict(
+        x=point.x, u=point.u, costate=point.costate, lower_dual=below, upper_dual=above, constraint_dual=rows
+    )
+    smooth = {}
+    for name, v in of_point.items():
+        moving = mark_failures((v - v.detach()).flatten(-2), ~missed, "nan" if on_failure == "nan" else "raise")
+        smooth[name] = getattr(exact, name).detach() + moving.reshape(v.shape)
+    return replace(exact, **smooth)
 
 
 def _last_update(
