@@ -103,10 +103,12 @@ def total_cost(f: Callable[..., Tensor], layout: Layout, z: Tensor, *parameters:
 
 
 def make_solve(layout: Layout) -> LinearSolve:
-    """D_z R w = rhs, and the same for the transpose."""
+    """D_z R w = rhs, and the same for the transpose. Nothing makes nothing, even of an element without a system: one
+    that did not converge, say, and that its user leaves out."""
 
     def solve(operator: LinearOperator, rhs: Tensor) -> Tensor:
         _, active, stored = split_parameters(operator.parameters)
-        return solve_for(layout, load(stored, active.side.shape[:-2]), rhs, active)
+        w = solve_for(layout, load(stored, active.side.shape[:-2]), rhs, active)
+        return torch.where((rhs == 0).all(-1, keepdim=True), 0, w)
 
     return solve

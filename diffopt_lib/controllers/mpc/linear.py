@@ -126,9 +126,10 @@ def lagrangian(layout: Layout, z: Tensor, *parameters: Tensor) -> Tensor:
 
 
 def _solve_conditions(layout: Layout, operator: LinearOperator, rhs: Tensor) -> Tensor:
-    """D_z R w = rhs; the transpose is the same."""
+    """D_z R w = rhs; the transpose is the same. Nothing makes nothing, as in :func:`.derivative.make_solve`."""
     side, *stored = operator.parameters[-STORED - 1 :]
-    return solve_for(layout, load(stored, side.shape[:-2]), rhs, (side, side[..., :0]))
+    w = solve_for(layout, load(stored, side.shape[:-2]), rhs, (side, side[..., :0]))
+    return torch.where((rhs == 0).all(-1, keepdim=True), 0, w)
 
 
 def _solve(layout: Layout, on_failure: str, tolerance: float, start: Tensor, *theta: Tensor) -> tuple[Tensor, ...]:

@@ -42,6 +42,7 @@ from .trajectory import NEAR, Iterate, Start, active_side, begin, convex, cost_h
 
 SETTLED = 1e-2  # relative optimality from which a full step may be followed by new multipliers
 ROUNDS = 3  # of the active set method on a model, before its answer is used as it is
+NUDGES = 3  # off a saddle, before an element is given up
 CLOSE = 3e-3  # relative optimality from which the exact Hessian is tried
 MOST_DAMPING = 1e8  # relative to the Hessian; an element that needs more is stuck
 LAST_PENALTY = 1e9  # ρ, relative to the slope of the cost over that of the rows, beyond which
@@ -89,9 +90,11 @@ def solve(
         failed = found.status == INFEASIBLE
         found = again(found, failed, found.tau[..., layout.n :].nan_to_num(), failed)
     polished = finish(found)
-    saddle = (found.status == SOLVED) & (polished.status.flatten() == UNDEFINED)
-    if saddle.any():
-        found = again(found, saddle, _nudged(found.tau[..., layout.n :]), found.elastic > 0)
+    for seed in range(NUDGES):
+        saddle = (found.status == SOLVED) & (polished.status.flatten() == UNDEFINED)
+        if not saddle.any():
+            break
+        found = again(found, saddle, _nudged(found.tau[..., layout.n :], seed), found.elastic > 0)
         polished = finish(found)
     iterations = found.iterations.reshape(batch)
     if on_failure in ("raise", "closest"):
@@ -103,10 +106,11 @@ def solve(
     return polished.z, polished.residual, polished.status, iterations, *active, *polished.stored
 
 
-def _nudged(u: Tensor) -> Tensor:
-    """Controls a little off a saddle, in a direction that no symmetry of the problem knows of."""
-    noise = torch.randn(u.shape, generator=torch.Generator().manual_seed(0), dtype=u.dtype).to(u.device)
-    return u + 1e-2 * (1 + u.abs()) * noise
+def _nudged(u: Tensor, seed: int) -> Tensor:
+    """Controls a little off a saddle, in a direction that no symmetry of the problem knows of; each time a little more.
+    It is the same for all elements, so that none depends on its neighbours."""
+    noise = torch.randn(u.shape[1:], generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(u)
+    return u + 10.0 ** (seed - 2) * (1 + u.abs()) * noise
 
 
 def _raise_failed(polished: Polished, helpless: Tensor, iterations: Tensor, tolerance: float) -> None:
