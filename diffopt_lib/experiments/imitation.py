@@ -233,7 +233,7 @@ def imitation_loss(model: Learners, who: Tensor, which: Tensor, x_init: Tensor, 
 
 
 def next_state_errors(model: Learners, x: Tensor, u: Tensor) -> Tensor:
-    """The mean squared error of what every learner expects to follow on plans ``(learners, N, T, ·)``: ``(learners, N)``."""
+    """Mean squares of what every learner expects next less what comes, on plans ``(learners, N, T, ·)``."""
     dynamics = model.system.make(**{k: v[:, None, None] + 0.0 for k, v in model.physics.items()})
     return (dynamics(x[:, :, :-1], u[:, :, :-1]) - x[:, :, 1:]).square().mean((-2, -1))
 
