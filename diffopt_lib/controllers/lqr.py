@@ -116,7 +116,7 @@ def indefinite(late: Tensor) -> str:
     times = ", ".join(str(t) for t in late[:5].tolist()) + (", …" if len(late) > 5 else "")
     return (
         f"the control block C_uu + F_uᵀ V F_u is singular or indefinite at time t = {times} (counted from 1, for each "
-        "of the elements), so that no unique minimum exists."
+        "of the elements), so that no unique minimum exists; or, on a long horizon, V is too large for a number."
     )
 
 

@@ -18,6 +18,7 @@ def count_controls(
     cost: Any, dynamics: Any, u_lower: Any, u_upper: Any, u_init: Any, controls: int | None, n: int
 ) -> int:
     """m, from whatever knows it."""
+    _check_model(cost, dynamics)
     if isinstance(dynamics, Tensor):
         return dynamics.shape[-1] - n
     if isinstance(dynamics, tuple):
@@ -32,6 +33,14 @@ def count_controls(
         raise ValueError("nothing says how many controls there are: give controls=m, u_init, or bounds of shape (m,)")
     check_count("controls", m, 1)
     return int(m)
+
+
+def _check_model(cost: Any, dynamics: Any) -> None:
+    for name, value, pair in (("cost", cost, "(C, c)"), ("dynamics", dynamics, "(F, f)")):
+        tensors = isinstance(value, tuple) and len(value) == 2 and all(isinstance(t, Tensor) for t in value)
+        if not (tensors or callable(value) or (name == "dynamics" and isinstance(value, Tensor))):
+            what = "a function, a module, or " + ("" if name == "cost" else "the tensor F, or ") + f"the tensors {pair}"
+            raise ValueError(f"{name} must be {what}, got {type(value).__name__}")
 
 
 def read_bounds(lower: Bound, upper: Bound, T: int, m: int, like: Tensor) -> tuple[Tensor, Tensor]:

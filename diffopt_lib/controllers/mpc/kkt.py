@@ -35,13 +35,26 @@ class KKT(NamedTuple):
     elastic: Tensor
 
 
+def sizes(H: Tensor) -> Tensor:
+    """How curved a cost with Hessians ``(T, N, ·, ·)`` is in each coordinate, at whatever time that is most,
+    ``(N, n + m)``. That tells a state in metres from one in millimetres. Where there is no curvature it is the largest of all."""
+    curved = H.diagonal(dim1=-2, dim2=-1).abs().amax(0)
+    return torch.where(curved > 0, curved, or_one(curved.amax(-1, keepdim=True)))
+
+
+def compliance(G: Tensor, sizes: Tensor) -> Tensor:
+    """How far rows ``(T, N, k, n + m)`` give way to a unit of force, ``(T, N, k, 1)``: Σ_j G_j² / size_j."""
+    return (G.square() / sizes.unsqueeze(-2)).sum(-1, keepdim=True)
+
+
 def assemble(H: Tensor, F: Tensor, held: Tensor | None, G: Tensor, active: Tensor, elastic: Tensor) -> KKT:
     """The system (1) for held controls ``(T, N, m, 1)`` and active rows ``(T, N, k, 1)``, both bool, and ε of rows."""
-    size = H.abs().amax((0, 2, 3), keepdim=True)
-    norm = G.square().sum(-1, keepdim=True)
-    w = torch.where(active & (norm > 0), STIFFNESS * or_one(size) / or_one(norm), 0)
+    if not G.shape[-2]:
+        return KKT(factorise(H, F, held), H, G, elastic, elastic)
+    give = compliance(G, sizes(H))
+    w = torch.where(active & (give > 0), STIFFNESS / or_one(give), 0)
     w = w / (1 + elastic * w)
-    stiff = H + torch.matmul(G.mT, w * G) if G.shape[-2] else H
+    stiff = H + torch.matmul(G.mT, w * G)
     return KKT(factorise(stiff, F, held), H, G, w, elastic)
 
 

@@ -53,7 +53,15 @@ from ...autograd.precision import full_precision
 from ...batch.shapes import align_batch, broadcast_batch
 from ...gradient import check_gradient, solve_differentiably
 from ...solution import SOLVED, STUCK, mark_failures, raise_failed
-from ...validate import check_count, check_finite, check_floating, check_limits, check_option, check_size
+from ...validate import (
+    check_callable,
+    check_count,
+    check_finite,
+    check_floating,
+    check_limits,
+    check_option,
+    check_size,
+)
 from ..envelope import optimal_value
 from .arguments import count_controls, probe, read_bounds, read_start
 from .derivative import conditions, lagrangian, make_solve, split_parameters, total_cost
@@ -166,6 +174,8 @@ def mpc(
     check_finite("x_init", x_init)
     m = count_controls(cost, dynamics, u_lower, u_upper, u_init, controls, x_init.shape[-1])
     lower, upper = read_bounds(u_lower, u_upper, horizon, m, x_init)
+    if constraints is not None:
+        check_callable("constraints", constraints)
     start = read_start(u_init, horizon, m, x_init)
     tolerance = TOLERANCE[x_init.dtype] if tolerance is None else tolerance
     check_size("smoothing", smoothing)

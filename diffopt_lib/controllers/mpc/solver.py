@@ -27,13 +27,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...batch.products import largest, or_one
+from ...batch.products import largest
 from ...batch.rows import iterate, only_on, scatter, select
 from ...solution import INFEASIBLE, RUNNING, SOLVED, STUCK, UNDEFINED, raise_failed, warn_unconfirmed
 from ..boxed import Boxed, find_active, settle
 from ..riccati import factorise, find_policy, follow
 from .derivative import Active
 from .finish import Polished, Problem, polish
+from .kkt import sizes
 from .layout import Layout, time_first
 from .linear import UNCONFIRMED
 from .search import search
@@ -45,7 +46,7 @@ ROUNDS = 3  # of the active set method on a model, before its answer is used as 
 NUDGES = 3  # off a saddle, before an element is given up
 CLOSE = 3e-3  # relative optimality from which the exact Hessian is tried
 MOST_DAMPING = 1e8  # relative to the Hessian; an element that needs more is stuck
-LAST_PENALTY = 1e9  # ρ, relative to the slope of the cost over that of the rows, beyond which
+LAST_PENALTY = 1e9  # ρ, relative to its unit, beyond which
 HOPELESS = 1e-5  # a relative violation is final
 VIOLATED_AT_START = -INFEASIBLE  # which only the error tells from other infeasible problems
 
@@ -166,17 +167,11 @@ def _judge(it: Iterate, near: float) -> Tensor:
     exhausted = it.damping > MOST_DAMPING
     status = torch.where((status == RUNNING) & exhausted, STUCK, status)
     if it.stage.layout.k:
-        hopeless = (at.violation > HOPELESS) & (_relative_penalty(it) > LAST_PENALTY)
+        hopeless = (at.violation > HOPELESS) & (it.rho > LAST_PENALTY * it.unit)
         lost = (status != SOLVED) & (it.elastic == 0) & (hopeless | _violated_at_start(it))
         status = torch.where(lost, INFEASIBLE, status)
     finite = torch.isfinite(at.residual) & torch.isfinite(at.values).all(-1).all(-1)
     return torch.where(finite, status, UNDEFINED)
-
-
-def _relative_penalty(it: Iterate) -> Tensor:
-    G = it.at.jacobian[:, :, 1 + it.stage.layout.n :]
-    slope = or_one(largest(it.at.jacobian[:, :, 0], (1, 2)))
-    return it.rho * G.square().sum(-1).flatten(1).amax(1) / slope
 
 
 def _violated_at_start(it: Iterate) -> Tensor:
@@ -234,7 +229,7 @@ def _solve_model(it: Iterate) -> tuple[Boxed, Tensor, Tensor]:
 def _model(it: Iterate, H: Tensor) -> Boxed:
     """The model of a step dτ with a Hessian ``(N, T, n + m, n + m)``, damped, in float64."""
     n = it.stage.layout.n
-    ridge = (it.damping * largest(H.flatten(1)).detach())[:, None, None].expand(it.tau.shape)
+    ridge = (it.damping.unsqueeze(-1) * sizes(H.detach().movedim(1, 0))).unsqueeze(1).expand(it.tau.shape)
     H = (torch.lerp(H, H.mT, 0.5) + torch.diag_embed(ridge)).movedim(1, 0).double()
     F = it.at.jacobian[:, :-1, 1 : 1 + n].movedim(1, 0).double()
     c = it.at.gradient.movedim(1, 0).unsqueeze(-1).double()

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from ...batch.products import largest, or_one
-from .kkt import assemble, solve_system
+from .kkt import assemble, compliance, sizes, solve_system
 from .layout import time_first
 from .stage import Stage
 
 NEAR = 1e-6  # relative optimality at which the loop leaves an element to the polish
-FIRST_PENALTY = 1e-1  # ρ, relative to the curvature of the cost over that of the rows
+FIRST_PENALTY = 1e-1  # ρ, relative to its unit
 ELASTIC = 1e-7  # ε of rows that can't be satisfied, in the unit of 1/ρ
 
 
@@ -38,6 +38,7 @@ class Iterate(NamedTuple):
     lower: Tensor
     upper: Tensor
     mu: Tensor
+    unit: Tensor  # of ρ ``(N,)``: what makes the penalty of a row as curved as the cost
     rho: Tensor
     elastic: Tensor  # ε ``(N,)`` of rows that may be violated at a price, with μ = g / ε; else 0
     side: Tensor  # the bounds that were active in the last model: −1, 0 or 1
@@ -68,15 +69,16 @@ def begin(start: Start, warm: bool) -> Iterate:
     mu, one = tau.new_zeros(N, layout.T, layout.k), tau.new_ones(N)
     at = expand(stage, tau, lower, upper, mu, one, 0 * one)
     side = touching(tau[..., layout.n :], lower, upper)
-    it = Iterate(stage, tau, lower, upper, mu, one, 0 * one, side, 0 * one, 0.25 * one, torch.inf * one, at)
+    it = Iterate(stage, tau, lower, upper, mu, one, one, 0 * one, side, 0 * one, 0.25 * one, torch.inf * one, at)
     if not layout.k:
         return it
     G = at.jacobian[:, :, 1 + layout.n :]
-    curvature = or_one(largest(cost_hessian(it).flatten(1)))
-    unit = curvature / or_one(G.square().sum(-1).flatten(1).amax(1))
+    unit = 1 / or_one(largest(compliance(G.movedim(1, 0), sizes(cost_hessian(it).movedim(1, 0))), (0, 2, 3)))
     mu = torch.where(soft[:, None, None], 0, estimate_multipliers(it)) if warm else mu
     rho, elastic = FIRST_PENALTY * unit, torch.where(soft, ELASTIC / unit, 0)
-    return it._replace(rho=rho, mu=mu, elastic=elastic, at=expand(stage, tau, lower, upper, mu, rho, elastic))
+    return it._replace(
+        unit=unit, rho=rho, mu=mu, elastic=elastic, at=expand(stage, tau, lower, upper, mu, rho, elastic)
+    )
 
 
 def expand(
@@ -89,10 +91,12 @@ def expand(
     mu = (mu + rho[:, None, None] * g).clamp_min(0)
     gradient = J[:, :, 0] + torch.einsum("btki,btk->bti", G, mu)
     costate, slope = adjoint(gradient, J[:, :, 1 : 1 + n], n)
-    terms = torch.maximum(largest(gradient, (1, 2)), largest(costate, (1, 2)))
     u = tau[..., n:]
     resting = ((u <= lower) & (slope >= 0)) | ((u >= upper) & (slope <= 0))
-    residual = largest(torch.where(resting, 0, slope), (1, 2)) / terms.clamp_min(torch.finfo(terms.dtype).tiny)
+    of_stage = gradient[..., n:]
+    terms = torch.maximum(largest(gradient, (1, 2)), largest(costate, (1, 2)))
+    added_up = (of_stage.abs() + (slope - of_stage).abs()).amax(1) + 1e-6 * terms.unsqueeze(-1)
+    residual = largest(torch.where(resting, 0, slope).abs().amax(1) / or_one(added_up))
     # A cost that vanishes with all its derivatives is at its minimum, and nothing is left to be relative to.
     residual = torch.where(terms <= 1e-14 * (1 + largest(tau, (1, 2))), 0, residual)
     off = unmet(g, mu, elastic) / row_scale(tau, G)
@@ -140,16 +144,16 @@ def cost_hessian(it: Iterate) -> Tensor:
 def convex(H: Tensor) -> Tensor:
     """H ``(N, T, ·, ·)`` with its negative eigenvalues made positive: of the whole stage, cross terms included."""
     H = torch.lerp(H, H.mT, 0.5)
-    size = H.abs().amax((-2, -1), keepdim=True)
-    ridge = 1e-9 * size * torch.eye(H.shape[-1], dtype=H.dtype, device=H.device)
-    _, info = torch.linalg.cholesky_ex((H + 1e-7 * ridge).detach())
+    unit = sizes(H.detach().movedim(1, 0)).sqrt()[:, None, :, None]  # in which all coordinates are alike
+    scaled = H / (unit * unit.mT)
+    ridge = 1e-9 * torch.eye(H.shape[-1], dtype=H.dtype, device=H.device)
+    _, info = torch.linalg.cholesky_ex((scaled + 1e-7 * ridge).detach())
     bad = info > 0
-    if not bad.any():
-        return H + ridge
-    eigenvalues, V = torch.linalg.eigh(H[bad].detach())
-    raised = eigenvalues.abs().clamp_min(1e-6) - eigenvalues
-    H = H.index_put((bad,), H[bad] + V @ (raised.unsqueeze(-1) * V.mT))
-    return H + ridge
+    if bad.any():
+        eigenvalues, V = torch.linalg.eigh(scaled[bad].detach().nan_to_num())
+        raised = eigenvalues.abs().clamp_min(1e-6) - eigenvalues
+        scaled = scaled.index_put((bad,), scaled[bad] + V @ (raised.unsqueeze(-1) * V.mT))
+    return (scaled + ridge) * (unit * unit.mT)
 
 
 def estimate_multipliers(it: Iterate) -> Tensor:
