@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...batch.shapes import broadcast_batch
-from ...validate import check_count, check_finite, check_floating, check_same_kind
+from ...validate import check_callable, check_count, check_finite, check_floating, check_same_kind, check_size
 from ..arguments import check_order, read_bound
 
 Bound = float | Tensor | None
+
+
+def check_problem(horizon: Any, constraints: Any, smoothing: Any, on_failure: str) -> None:
+    """What remains to be checked besides tensors, cost and dynamics."""
+    check_count("horizon", horizon, 1)
+    if constraints is not None:
+        check_callable("constraints", constraints)
+    check_size("smoothing", smoothing)
+    if smoothing == math.inf or (smoothing and constraints is not None and on_failure == "closest"):
+        raise ValueError(f"smoothing must be finite, and 0 with on_failure='closest', got {smoothing}")
 
 
 def count_controls(

@@ -36,8 +36,8 @@ class KKT(NamedTuple):
 
 
 def sizes(H: Tensor) -> Tensor:
-    """How curved a cost with Hessians ``(T, N, ·, ·)`` is in each coordinate, at whatever time that is most,
-    ``(N, n + m)``. That tells a state in metres from one in millimetres. Where there is no curvature it is the largest of all."""
+    """How curved a cost with Hessians ``(T, N, ·, ·)`` is in each coordinate, ``(N, n + m)``, at whatever time that is
+    most; where there is no curvature, as in the most curved one. It tells metres from millimetres."""
     curved = H.diagonal(dim1=-2, dim2=-1).abs().amax(0)
     return torch.where(curved > 0, curved, or_one(curved.amax(-1, keepdim=True)))
 

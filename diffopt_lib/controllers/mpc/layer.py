@@ -40,7 +40,6 @@ Frey et al., Differentiable nonlinear MPC, 2025.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -53,17 +52,9 @@ from ...autograd.precision import full_precision
 from ...batch.shapes import align_batch, broadcast_batch
 from ...gradient import check_gradient, solve_differentiably
 from ...solution import SOLVED, STUCK, mark_failures, raise_failed
-from ...validate import (
-    check_callable,
-    check_count,
-    check_finite,
-    check_floating,
-    check_limits,
-    check_option,
-    check_size,
-)
+from ...validate import check_limits, check_option, check_vectors
 from ..envelope import optimal_value
-from .arguments import count_controls, probe, read_bounds, read_start
+from .arguments import check_problem, count_controls, probe, read_bounds, read_start
 from .derivative import conditions, lagrangian, make_solve, split_parameters, total_cost
 from .layout import Layout, load, solve_for
 from .linear import as_function, solve_linear
@@ -167,20 +158,12 @@ def mpc(
     check_gradient(gradient, "gauss_newton")
     check_option("on_failure", on_failure, get_args(MPCOnFailure))
     check_limits(tolerance, max_iterations)
-    check_count("horizon", horizon, 1)
-    check_floating("x_init", x_init)
-    if x_init.ndim == 0 or x_init.shape[-1] == 0:
-        raise ValueError(f"x_init must have shape (*batch, n) with n ≥ 1, got {tuple(x_init.shape)}")
-    check_finite("x_init", x_init)
+    check_vectors(x_init, "x_init")
+    check_problem(horizon, constraints, smoothing, on_failure)
     m = count_controls(cost, dynamics, u_lower, u_upper, u_init, controls, x_init.shape[-1])
     lower, upper = read_bounds(u_lower, u_upper, horizon, m, x_init)
-    if constraints is not None:
-        check_callable("constraints", constraints)
     start = read_start(u_init, horizon, m, x_init)
     tolerance = TOLERANCE[x_init.dtype] if tolerance is None else tolerance
-    check_size("smoothing", smoothing)
-    if smoothing == math.inf or (smoothing and constraints is not None and on_failure == "closest"):
-        raise ValueError(f"smoothing must be finite, and 0 with on_failure='closest', got {smoothing}")
     if smoothing:
         again = partial(
             mpc,
