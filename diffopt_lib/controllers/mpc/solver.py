@@ -42,6 +42,7 @@ from .stage import Stage
 from .trajectory import NEAR, Iterate, Start, active_side, begin, convex, cost_hessian, expand, row_scale, unmet
 
 SETTLED = 1e-2  # relative optimality from which a full step may be followed by new multipliers
+VERY_NEAR = 1e-10  # for whom the polish did not find out which bounds and rows are active
 ROUNDS = 3  # of the active set method on a model, before its answer is used as it is
 NUDGES = 3  # off a saddle, before an element is given up
 CLOSE = 3e-3  # relative optimality from which the exact Hessian is tried
@@ -69,13 +70,14 @@ def solve(
     lower, upper = (b.expand(*batch, layout.T, layout.m).reshape(u.shape) for b in (lower, upper))
     x1 = x_init.reshape(N, layout.n)
     stage = Stage.of(f, layout, theta, torch.cat([x1, u[:, 0]], -1).reshape(*batch, layout.n + layout.m))
+    near = max(NEAR, tolerance)
     begun = Start(stage, x1, u, lower, upper, torch.zeros_like(u[:, 0, 0], dtype=torch.bool))
 
-    def again(found: Found, who: Tensor, u: Tensor, soft: Tensor) -> Found:
+    def again(found: Found, who: Tensor, u: Tensor, soft: Tensor, near: float = near) -> Found:
         """The result of those anew, from other controls, perhaps with elastic rows."""
 
         def search(state: tuple[Start, Found]) -> Found:
-            result = minimise(begin(state[0], False), tolerance, max_iterations)
+            result = minimise(begin(state[0], near < NEAR), near, max_iterations)
             return result._replace(iterations=state[1].iterations + result.iterations)
 
         return only_on(who, search, (begun._replace(u=u, soft=soft), found), found)
@@ -86,11 +88,15 @@ def solve(
         z = layout.join(tau, costate, nu, mu)
         return polish(Problem(f, layout, theta), z, active, status, tolerance, gradient == "gauss_newton")
 
-    found = minimise(begin(begun, warm), tolerance, max_iterations)
+    found = minimise(begin(begun, warm), near, max_iterations)
     if on_failure == "closest":
         failed = found.status == INFEASIBLE
         found = again(found, failed, found.tau[..., layout.n :].nan_to_num(), failed)
     polished = finish(found)
+    astray = (found.status == SOLVED) & (polished.status.flatten() == STUCK)
+    if astray.any():
+        found = again(found, astray, found.tau[..., layout.n :], found.elastic > 0, VERY_NEAR)
+        polished = finish(found)
     for seed in range(NUDGES):
         saddle = (found.status == SOLVED) & (polished.status.flatten() == UNDEFINED)
         if not saddle.any():
@@ -144,9 +150,8 @@ class Found(NamedTuple):
     helpless: Tensor  # x_init violates a row by itself
 
 
-def minimise(start: Iterate, tolerance: float, max_iterations: int) -> Found:
-    """The loop."""
-    near = max(NEAR, tolerance)
+def minimise(start: Iterate, near: float, max_iterations: int) -> Found:
+    """The loop, to a relative optimality of ``near``."""
 
     def look(it: Iterate, k: int) -> tuple[Iterate, Tensor, Found]:
         at, status = it.at, _judge(it, near)
