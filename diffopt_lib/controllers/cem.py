@@ -117,6 +117,8 @@ def cem(
             ``"checkpoint"``: the same gradient with the memory of √iterations, for one more pass. ``"truncated"``:
             through the last ``truncate`` iterations only, biased. ``"implicit"``: that of argmin f at the mean after
             Newton's method has polished it, coordinates at their bounds held: it does not depend on mean or std.
+            With 500 samples of 20 numbers and 10, 25, 50 iterations a forward and a backward pass for 8 elements took
+            52, 131, 263 MB; 19, 29, 40 MB with checkpoints; 4.6 MB truncated to one iteration; 2.6 MB implicitly.
         truncate: how many iterations that is, at least 1.
         on_failure: as for :func:`diffopt_lib.argmin`.
 

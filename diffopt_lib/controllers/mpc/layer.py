@@ -137,7 +137,8 @@ def mpc(
         constraints: ``constraints(x, u)`` ≤ 0, of shape ``(*batch, k)``; also of t.
         gradient: ``"implicit"``, the exact derivative; ``"gauss_newton"`` without the second derivatives of dynamics
             and constraints, which is biased wherever costates are not zero; ``"unroll"`` through the iterations,
-            ``"one_step"`` through the last Newton step. See :mod:`diffopt_lib.gradient`.
+            ``"one_step"`` through the last Newton step. See :mod:`diffopt_lib.gradient`. Where cost and dynamics are
+            tensors, and nothing else is constrained, the derivative is the exact one whatever this says.
         smoothing: μ > 0 gives x, u, costates and duals the derivative of the point on the central path for μ, in the
             units of the cost, instead of their own: smooth across changes of the active bounds, but biased. The
             solution and its cost stay exact. See :mod:`.mpc.smoothing`.
