@@ -36,9 +36,8 @@ RESET, TURN = 50, 10  # steps after which warm starts are forgotten, and what is
 LEARNING_RATE_NN, STEPS_NN = 1e-3, 300  # published: 1e-4
 LEARNING_RATE_SYSID, STEPS_SYSID = 3e-2, 2000
 KINDS = {
-    "pendulum": ("mpc.dx", "mpc.cost", "mpc.cost.dx", "sysid", "nn"),
-    "cart-pole": ("mpc.dx", "mpc.cost", "sysid", "nn"),
-    "pendulum with friction": ("mpc.dx", "sysid"),
+    "pendulum": ("mpc.dx", "mpc.cost", "sysid", "nn"),
+    "cart-pole": ("mpc.dx", "sysid"),
 }
 
 
