@@ -166,7 +166,7 @@ def unroll(
             with Substitute(hyperparameters, tensors[b:]):
                 return _run(f, optimizer, first, last, tensors[:a], tensors[a:b])
 
-        state = _Checkpoint.apply(segment, *state, *x, *hyperparameters)
+        state = checkpointed(segment, *state, *x, *hyperparameters)
     return state[0]
 
 
@@ -196,6 +196,11 @@ def _run(
         step, memory = optimizer.update(k, g, memory)
         y = y + step
     return (y, *memory)
+
+
+def checkpointed(segment: Callable[..., State], *tensors: Tensor) -> State:
+    """``segment(*tensors)``, which closes over nothing, recomputed in the backward pass instead of remembered."""
+    return _Checkpoint.apply(segment, *tensors)
 
 
 class _Checkpoint(torch.autograd.Function):

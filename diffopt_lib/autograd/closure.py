@@ -58,7 +58,10 @@ class Substitute(TorchFunctionMode):
         def swap(x):
             return self.replacement.get(id(x), x)
 
-        return func(*tree_map(swap, args), **tree_map(swap, kwargs or {}))
+        def swap_all(x):  # most arguments are tensors or numbers, for which walking a tree takes long
+            return tree_map(swap, x) if isinstance(x, (list, tuple, dict)) else swap(x)
+
+        return func(*map(swap_all, args), **{key: swap_all(x) for key, x in (kwargs or {}).items()})
 
 
 class Explicit(NamedTuple):
@@ -117,6 +120,8 @@ def _with_arguments(f: Callable[..., Tensor], count: int, hidden: list[Tensor]) 
     """f of its ``count`` arguments and of what it hides."""
 
     def explicit(*tensors: Tensor) -> Tensor:
+        if all(new is old for new, old in zip(tensors[count:], hidden, strict=True)):
+            return f(*tensors[:count])
         with Substitute(hidden, tensors[count:]):
             return f(*tensors[:count])
 
