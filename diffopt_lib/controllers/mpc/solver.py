@@ -37,6 +37,7 @@ from .stage import Stage
 from .trajectory import NEAR, Iterate, active_side, begin, convex, cost_hessian, expand, row_scale
 
 SETTLED = 1e-2  # relative optimality from which a full step may be followed by new multipliers
+VERY_NEAR = 1e-10  # relative optimality for whom the polish found the active bounds to be wrong
 ROUNDS = 3  # of the active set method on a model, before its answer is used as it is
 CLOSE = 3e-3  # relative optimality from which the exact Hessian is tried
 MOST_DAMPING = 1e8  # relative to the Hessian; an element that needs more is stuck
@@ -61,7 +62,7 @@ def solve(
     lower, upper = (b.expand(*batch, layout.T, layout.m).reshape(u.shape) for b in (lower, upper))
     x1 = x_init.reshape(N, layout.n)
     stage = Stage.of(f, layout, theta, torch.cat([x1, u[:, 0]], -1).reshape(*batch, layout.n + layout.m))
-    found = minimise(begin(stage, x1, u, lower, upper, warm), tolerance, max_iterations)
+    found = minimise(begin(stage, x1, u, lower, upper, warm), max(NEAR, tolerance), max_iterations)
 
     def finish(found: Found) -> tuple[Polished, Tensor, Tensor]:
         tau, costate, nu, mu, side, status = (t.reshape((*batch, *t.shape[1:])) for t in found[:6])
@@ -70,10 +71,16 @@ def solve(
         return polish(f, layout, z, theta, *known, status, tolerance, gradient == "gauss_newton"), *known
 
     polished, side, active = finish(found)
+    astray = (found.status == SOLVED) & (polished.status.flatten() == STUCK)
+    if astray.any():  # held at a bound that it is about to leave, or free of one that it is about to reach
+        again = select((stage, x1, found.tau[..., layout.n :], lower, upper), astray)
+        closer = minimise(begin(*again, warm=True), VERY_NEAR, max_iterations)
+        found = scatter(found, astray, closer._replace(iterations=closer.iterations + found.iterations[astray]))
+        polished, side, active = finish(found)
     saddle = (found.status == SOLVED) & (polished.status.flatten() == UNDEFINED)
     if saddle.any():
         again = select((stage, x1, _nudged(found.tau[..., layout.n :]), lower, upper), saddle)
-        found = scatter(found, saddle, minimise(begin(*again, warm=False), tolerance, max_iterations))
+        found = scatter(found, saddle, minimise(begin(*again, warm=False), max(NEAR, tolerance), max_iterations))
         polished, side, active = finish(found)
     iterations = found.iterations.reshape(batch)
     if on_failure == "raise":
@@ -118,9 +125,8 @@ class Found(NamedTuple):
     residual: Tensor
 
 
-def minimise(start: Iterate, tolerance: float, max_iterations: int) -> Found:
-    """The loop."""
-    near = max(NEAR, tolerance)
+def minimise(start: Iterate, near: float, max_iterations: int) -> Found:
+    """The loop, to a relative optimality of ``near``."""
 
     def look(it: Iterate, k: int) -> tuple[Iterate, Tensor, Found]:
         at, status = it.at, _judge(it, near)
