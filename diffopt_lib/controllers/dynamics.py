@@ -115,7 +115,8 @@ class Pendulum(nn.Module):
         return _state(angle.dtype, angle.cos(), angle.sin(), velocity)
 
     def rod(self, x: Tensor) -> Tensor:
-        """The two ends of the rod in the plane, ``(*batch, 2, 2)``: a polyline to draw."""
+        """The two ends of the rod in the plane, ``(*batch, 2, 2)``: a polyline to draw, with
+        :func:`diffopt_lib.widgets.animate` say."""
         cos, sin, _ = x.unbind(-1)
         tip = torch.stack([self.length * sin, self.length * cos], dim=-1)
         return torch.stack([torch.zeros_like(tip), tip], dim=-2)
@@ -180,11 +181,19 @@ class CartPole(nn.Module):
         return _state(angle.dtype, position, speed, angle.cos(), angle.sin(), velocity)
 
     def rod(self, x: Tensor) -> Tensor:
-        """The hinge on the cart and the tip of the pole in the plane, ``(*batch, 2, 2)``: a polyline to draw."""
+        """The hinge on the cart and the tip of the pole in the plane, ``(*batch, 2, 2)``: a polyline to draw, with
+        :func:`diffopt_lib.widgets.animate` say."""
         position, _, cos, sin, _ = x.unbind(-1)
         hinge = torch.stack([position, torch.zeros_like(position)], dim=-1)
         tip = hinge + 2 * torch.stack([self.length * sin, self.length * cos], dim=-1)
         return torch.stack([hinge, tip], dim=-2)
+
+    @staticmethod
+    def body(x: Tensor, width: float = 0.3, height: float = 0.16) -> Tensor:
+        """The corners of the cart, ``(*batch, 4, 2)``: a polygon to draw."""
+        corners = torch.tensor([[-1.0, -1.0], [1.0, -1.0], [1.0, 0.0], [-1.0, 0.0]], dtype=x.dtype, device=x.device)
+        corners = corners * corners.new_tensor([width / 2, height])
+        return corners + torch.nn.functional.pad(x[..., :1], (0, 1)).unsqueeze(-2)
 
 
 class LinearDynamics(nn.Module):

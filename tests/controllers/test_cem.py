@@ -115,6 +115,22 @@ def test_checkpoints_give_the_same_gradient_for_less_memory():
     assert peak_memory(lambda: turn("checkpoint")) < 0.5 * peak_memory(lambda: turn("unroll"))
 
 
+def test_memory_grows_with_all_iterations_with_their_root_or_not_at_all():
+    def turn(gradient, iterations):
+        target = TARGET.clone().requires_grad_()
+        tau = 0.0 if gradient == "implicit" else 1.0
+        options = dict(samples=2000, elites=20, iterations=iterations, tau=tau, generator=seeded(), gradient=gradient)
+        y = cem(bowl(target), *START, on_failure="return", **options).y
+        return torch.autograd.grad(y.sum(), target)
+
+    grows = {}
+    for gradient in ("unroll", "checkpoint", "truncated", "implicit"):
+        few, many = (peak_memory(lambda n=n, g=gradient: turn(g, n)) for n in (9, 36))
+        grows[gradient] = many / few
+    assert grows["unroll"] > 3.5 and 1.5 < grows["checkpoint"] < 2.5
+    assert grows["truncated"] < 1.1 and grows["implicit"] < 1.1
+
+
 def test_truncated_is_the_gradient_of_the_last_iterations_from_a_distribution_that_is_held():
     tensors = inputs()
     solution = run("truncated", *tensors, iterations=5, truncate=2)
