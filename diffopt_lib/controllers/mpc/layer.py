@@ -12,7 +12,7 @@ does the rest.
 that of one side. A control at its bound depends on nothing but the bound: where all are (a torque limit too low for the
 task, say) every gradient but the bound's is exactly zero.
 
-**Receding horizon.** Solve, apply the first control, shift the plan, and start from it::
+**Receding horizon.** Solve, apply the first control, shift the plan, and start from it:
 
     plan = None
     for _ in range(steps):
@@ -20,13 +20,13 @@ task, say) every gradient but the bound's is exactly zero.
         x = system(x, solution.u[..., 0, :])
         plan = torch.cat([solution.u[..., 1:, :], solution.u[..., -1:, :]], dim=-2)
 
-**References and terminal costs** come in through the third argument t = 0, …, T − 1, an integer tensor::
+**References and terminal costs** come in through the third argument t = 0, …, T − 1, an integer tensor:
 
     def cost(x, u, t):
         stage = (x - reference[..., t, :]).square().sum(-1) + 0.01 * u.square().sum(-1)
         return torch.where(t == 19, 10 * stage, stage)
 
-**A price on changing the control** needs the last control in the state: with x̃ = (x, u₋) ::
+**A price on changing the control** needs the last control in the state: with x̃ = (x, u₋):
 
     def dynamics(x, u):
         return torch.cat([system(x[..., :n], u), u], dim=-1)
