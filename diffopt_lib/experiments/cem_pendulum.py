@@ -4,18 +4,21 @@ The pendulum has a torque of at most 2 N m, less than half of what would hold it
 controller plans ten controls of 0.05 s with a small budget of the cross-entropy method, applies the first and starts
 anew from the shifted plan:
 
-    u_t = first entry of cem(U ↦ Σ_h ℓ(x_h, u_h) + V_φ(x_H)),      x_{t+1} = φ_pendulum(x_t, u_t)                (1)
+    u_t = first entry of cem(U ↦ Σ_h ℓ(x_h, u_h) + V_φ(x_H)),      x_{t+1} = F(x_t, u_t)                         (1)
 
 V_φ is a small network, the value of the state where planning ends. It is trained by what the closed loop pays,
 
     min_φ  mean over starts of  Σ_{t=1..60} ℓ(x_t, u_t(φ)),       differentiated through all sixty solves        (2)
 
 at τ > 0. With hard elites the gradient of (2) is zero, and evolution strategies take its place: pairs of networks with
-opposite noise on their weights, with as many episodes for an update as (2) has, and as many updates. Plans are not differentiated with respect to the shifted plan that they start from.
+opposite noise on their weights, with as many episodes for an update as (2) has, and as many updates. Plans are not
+differentiated with respect to the shifted plan that they start from.
 
 Baselines that need no learning: no V; V a multiple of the stage cost, the multiple chosen from a grid on training
 starts; V a multiple of the distance in energy to the upright state, which somebody who knows pendulums would take, its
-multiple chosen likewise. All are tested with hard elites on the same 200 starts.
+multiple chosen likewise; no V and 25 times as many samples; and ``mpc``, which has the derivatives of the cost in u
+that the planner does without: with the same ten controls and the stage cost's multiple, and with twenty and no V. All
+are tested with hard elites on the same 200 starts.
 
 ℓ is the published cost of the pendulum of :mod:`diffopt_lib.controllers.dynamics`. The experiment is ours; the paper
 tunes a planner for the cheetah and the walker.
@@ -37,6 +40,7 @@ from torch.optim import Adam
 
 from ..controllers.cem import cem
 from ..controllers.dynamics import Pendulum
+from ..controllers.mpc import mpc
 from .cem_regression import Networks, clip, network, spread
 from .harness.experiment import Experiment, Outcome, Run
 from .harness.training import Batches, train
@@ -63,8 +67,13 @@ def pendulum(like: Tensor) -> Pendulum:
     return Pendulum(*(torch.tensor(v, dtype=like.dtype, device=like.device) for v in (10.0, 1.0, 1.0)))
 
 
-def plan(x: Tensor, mean: Tensor, terminal: Terminal, generator: torch.Generator, tau: float = 0.0) -> Tensor:
-    """The controls ``(*batch, HORIZON)`` of (1) from states ``(*batch, 3)`` and the mean to start with."""
+def plan(
+    x: Tensor, mean: Tensor, terminal: Terminal, generator: torch.Generator, tau: float = 0.0, effort: int = 1
+) -> Tensor:
+    """The controls ``(*batch, HORIZON)`` of (1) from states ``(*batch, 3)`` and the mean to start with.
+
+    The number of samples, of elites and of iterations are multiplied by effort.
+    """
     step = pendulum(x)
 
     def cost(U: Tensor) -> Tensor:
@@ -77,9 +86,9 @@ def plan(x: Tensor, mean: Tensor, terminal: Terminal, generator: torch.Generator
         cost,
         mean,
         torch.full_like(mean, STD),
-        samples=SAMPLES,
-        elites=ELITES,
-        iterations=ITERATIONS,
+        samples=effort * SAMPLES,
+        elites=effort * ELITES,
+        iterations=effort * ITERATIONS,
         tau=tau,
         lower=-LIMIT,
         upper=LIMIT,
@@ -89,17 +98,47 @@ def plan(x: Tensor, mean: Tensor, terminal: Terminal, generator: torch.Generator
 
 
 def episode(
-    x: Tensor, terminal: Terminal, generator: torch.Generator, tau: float = 0.0, steps: int = STEPS
+    x: Tensor, terminal: Terminal, generator: torch.Generator, tau: float = 0.0, effort: int = 1
 ) -> tuple[Tensor, Tensor]:
-    """The closed loop from x ``(*batch, 3)``: what is paid ``(*batch,)``, and all states ``(*batch, steps + 1, 3)``."""
+    """The closed loop from x ``(*batch, 3)``: what is paid ``(*batch,)``, and all states ``(*batch, STEPS + 1, 3)``."""
+    return closed_loop(x, HORIZON, lambda x, mean: plan(x, mean, terminal, generator, tau, effort))
+
+
+def closed_loop(x: Tensor, horizon: int, planner: Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """The same with any planner, which makes controls ``(*batch, horizon)`` of a state and of a guess at them."""
     step, states, paid = pendulum(x), [x], torch.zeros_like(x[..., 0])
-    mean = x.new_zeros(*x.shape[:-1], HORIZON)
-    for _ in range(steps):
-        U = plan(states[-1], mean, terminal, generator, tau)
+    guess = x.new_zeros(*x.shape[:-1], horizon)
+    for _ in range(STEPS):
+        U = planner(states[-1], guess)
         paid = paid + stage(states[-1], U[..., :1])
         states.append(step(states[-1], U[..., :1]))
-        mean = torch.cat([U[..., 1:], torch.zeros_like(U[..., :1])], -1).detach()
+        guess = torch.cat([U[..., 1:], torch.zeros_like(U[..., :1])], -1).detach()
     return paid, torch.stack(states, -2)
+
+
+@torch.no_grad()
+def predictive_episode(x: Tensor, terminal: Terminal, horizon: int) -> tuple[Tensor, Tensor]:
+    """The closed loop of ``mpc`` with that many controls and V of the state after them."""
+    x = x.double()
+
+    def cost(x: Tensor, u: Tensor, t: Tensor) -> Tensor:
+        return torch.where(t < horizon, stage(x, u), terminal(x) + 0.0005 * u.square().sum(-1))
+
+    def planner(x: Tensor, guess: Tensor) -> Tensor:
+        u_init = torch.cat([guess, guess[..., :1] * 0], -1).unsqueeze(-1)  # the last state has a control too: zero
+        solution = mpc(
+            x,
+            cost,
+            pendulum(x),
+            horizon + 1,
+            u_lower=-LIMIT,
+            u_upper=LIMIT,
+            u_init=u_init,
+            on_failure="return",
+        )
+        return solution.u[..., :-1, 0]
+
+    return closed_loop(x, horizon, planner)
 
 
 def starts(n: int, generator: torch.Generator) -> Tensor:
@@ -137,10 +176,15 @@ def run(run: Run) -> Outcome:
         chosen = tune(function, run)
         figures[f"multiple of the {name}"] = chosen
         figures |= report(f"{name}", *episode(test, scaled(function, chosen), run.generator(8)))
-    figures |= report("no V", *episode(test, scaled(distance, 0.0), run.generator(8)))
+    nothing = scaled(distance, 0.0)
+    figures |= report("no V", *episode(test, nothing, run.generator(8)))
+    figures |= report("no V, 25 times the samples", *episode(test, nothing, run.generator(8), effort=5))
+    tuned = scaled(distance, figures["multiple of the stage cost"] or 0.0)
+    figures |= report("mpc, stage cost", *predictive_episode(test, tuned, HORIZON))
+    figures |= report("mpc, twice the horizon", *predictive_episode(test, nothing, 2 * HORIZON))
 
     weights: dict[str, Tensor] = {}
-    losses: dict[str, Callable[..., Tensor]] = {"through the planner": closed_loop, "evolution": evolved}
+    losses: dict[str, Callable[..., Tensor]] = {"through the planner": planned, "evolution": evolved}
     for name, loss in losses.items():
         model = Networks(WIDTHS, [run.generator(100 + seed) for seed in range(SEEDS)]).to(run.device)
         optimizer = Adam(model.parameters(), lr=LEARNING_RATE)
@@ -184,7 +228,7 @@ def batches(run: Run) -> Batches:
     return batch
 
 
-def closed_loop(model: nn.Module, x: Tensor, seeds: Tensor) -> Tensor:
+def planned(model: nn.Module, x: Tensor, seeds: Tensor) -> Tensor:
     """Eq. (2), summed over the networks."""
     generator = torch.Generator().manual_seed(int(seeds[0, 0]))
 
