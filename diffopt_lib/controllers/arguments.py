@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..batch.shapes import align_batch, broadcast_batch
-from ..validate import check_finite, check_floating, check_same_kind
+from ..validate import NO_BOUND, as_tensor, check_finite, check_floating, check_same_kind, values_visible
 
 EVENT_DIMS = {"x_init": 1, "C": 3, "c": 2, "F": 3, "f": 2}  # the time among them
 
@@ -62,3 +62,28 @@ def _horizon(times: dict[str, int], horizon: int | None) -> int:
             + ", ".join(f"{name} with {time}" for name, time in times.items())
         )
     return T
+
+
+def read_bound(name: str, value: float | Tensor | None, default: float, like: Tensor, like_name: str) -> Tensor:
+    """A bound, a number or a tensor, as a tensor like another argument; ±10²⁰ and ±∞ are none, which is ±∞ here."""
+    bound = as_tensor(name, default if value is None else value, like, like_name)
+    bound = torch.where(
+        bound.abs() >= NO_BOUND, torch.copysign(torch.full_like(bound, torch.inf), bound.detach()), bound
+    )
+    if values_visible(bound) and (bound.isnan() | (bound == -default)).any():
+        raise ValueError(
+            f"{name} must be {'below +∞' if default < 0 else 'above −∞'} and not be NaN, got {_worst(bound)}"
+        )
+    return bound
+
+
+def _worst(bound: Tensor) -> str:
+    return "NaN" if bound.isnan().any() else f"{bound[bound.isinf()][0].item()}"
+
+
+def check_order(lower_name: str, lower: Tensor, upper_name: str, upper: Tensor) -> None:
+    """No lower bound is above its upper bound."""
+    if values_visible(lower) and values_visible(upper) and (lower > upper).any():
+        raise ValueError(
+            f"{lower_name} must not be above {upper_name}, got a bound that is {(lower - upper).max():g} above"
+        )

@@ -17,12 +17,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
-from ..batch.rows import iterate, relay
+from ..batch.rows import iterate, only_on, relay
 from .riccati import Factor, Sweep, factorise, find_policy, follow, sweep
 
 ROUNDS = 6  # of the active set method, before the interior point method goes on
@@ -32,17 +32,22 @@ INTERIOR = 0.1  # how far inside of the bounds the interior point method begins,
 SLIP = 1e-10  # relative violation that is taken for rounding
 
 
-def select_columns(state: Any, keep: Tensor) -> Any:
-    """The elements of a dataclass of tensors ``(T, N or 1, ·, ·)`` or ``(N, ·, ·)`` where the mask ``(N,)`` is True."""
+class TimeFirst:
+    """Dataclasses of tensors ``(T, N or 1, ·, ·)`` or ``(N, ·, ·)``, whose batch stands behind the time."""
 
-    def pick(t: Tensor) -> Tensor:
-        return t if t.shape[-3] == 1 != len(keep) else t[..., keep, :, :]
+    def select(self, keep: Tensor) -> Self:
+        """The elements where the mask ``(N,)`` is True."""
 
-    return replace(state, **{f.name: pick(getattr(state, f.name)) for f in fields(state)})
+        def pick(part: Any) -> Any:
+            if isinstance(part, TimeFirst):
+                return part.select(keep)
+            return part if part.shape[-3] == 1 != len(keep) else part[..., keep, :, :]
+
+        return replace(self, **{f.name: pick(getattr(self, f.name)) for f in fields(self)})  # type: ignore[type-var, arg-type]
 
 
 @dataclass(frozen=True)
-class Boxed:
+class Boxed(TimeFirst):
     """Problem (1), time first, vectors as columns: C ``(T, N or 1, n + m, n + m)``, c ``(T, N, n + m, 1)``, …"""
 
     C: Tensor
@@ -52,9 +57,6 @@ class Boxed:
     x1: Tensor
     lower: Tensor
     upper: Tensor
-
-    def select(self, keep: Tensor) -> Boxed:
-        return select_columns(self, keep)
 
     def held(self, side: Tensor) -> tuple[Factor, Sweep]:
         """The solution with the controls held at the bounds that ``side`` names, ``(T, N, m, 1)``: −1, 0 or 1."""
@@ -129,7 +131,7 @@ def _reconsider(problem: Boxed, side: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @dataclass(frozen=True)
-class Interior:
+class Interior(TimeFirst):
     """A point inside: τ, and slacks and multipliers ``(T, N, m, 2)`` of lower and upper bounds, infinite ones masked.
 
     ``first`` is the complementarity at the beginning, ``near`` that, relative to it, at which to ask, ``(N, 1, 1)``.
@@ -142,37 +144,25 @@ class Interior:
     first: Tensor
     near: Tensor
 
-    def select(self, keep: Tensor) -> Interior:
-        narrow = select_columns(_Tensors(self.tau, self.slack, self.dual, self.first, self.near), keep)
-        return Interior(self.problem.select(keep), *(getattr(narrow, f.name) for f in fields(narrow)))
-
-
-@dataclass(frozen=True)
-class _Tensors:
-    tau: Tensor
-    slack: Tensor
-    dual: Tensor
-    first: Tensor
-    near: Tensor
-
 
 def follow_path(problem: Boxed, max_iterations: int) -> Activity:
     """The interior point method, which asks the active set method whether it is near enough."""
 
+    def ask(state: tuple[Boxed, Activity]) -> Activity:
+        problem, so_far = state
+        answer = settle(problem, so_far.side)
+        return answer._replace(iterations=so_far.iterations + answer.iterations, convex=so_far.convex)
+
     def look(at: Interior, k: int) -> tuple[Interior, Tensor, Activity]:
         gap = (at.slack * at.dual).amax((0, 2, 3)).reshape(at.near.shape)
-        ready = ((gap <= at.near * at.first) | (k == max_iterations)).flatten()
-        side = _nearer(at)
-        confirmed, spent = torch.zeros_like(ready), torch.full(ready.shape, k, device=ready.device)
+        convex = torch.isfinite(gap).flatten()  # or else the recursion has no minimum to find
+        ready = (gap <= at.near * at.first).flatten() | (k == max_iterations)
+        result = Activity(_nearer(at), torch.zeros_like(ready), torch.full(ready.shape, k, device=ready.device), convex)
         # Most of the batch asks together: a round costs nearly as much for a few elements as for many.
         if 2 * ready.sum() >= len(ready) or k == max_iterations:
-            answer = settle(at.problem.select(ready), side[ready])
-            side = side.masked_scatter(ready[:, None, None], answer.side)
-            confirmed = confirmed.masked_scatter(ready, answer.confirmed)
-            spent = spent.masked_scatter(ready, spent[ready] + answer.iterations)
+            result = only_on(ready, ask, (at.problem, result), result)
             at = replace(at, near=torch.where(ready[:, None, None], at.near / 100, at.near))
-        broken = ~torch.isfinite(gap).flatten()  # not convex: the recursion has no minimum to find
-        return at, confirmed | broken, Activity(side, confirmed, spent, ~broken)
+        return at, result.confirmed | ~convex, result
 
     return iterate(_begin(problem), look, interior_step, max_iterations)
 

@@ -28,11 +28,25 @@ from torch import Tensor
 
 from ..autograd.closure import make_explicit
 from ..autograd.opaque import opaque
+from ..autograd.precision import full_precision
 from ..batch.products import largest
 from ..minimize import argmin
 from ..solution import SOLVED, STUCK, UNDEFINED, OnFailure, SolverError, failed_indices, mark_failures, raise_failed
 from ..unroll import checkpointed
-from ..validate import check_finite, check_floating, check_option, check_positive, check_same_kind, values_visible
+from ..validate import (
+    check_callable,
+    check_count,
+    check_finite,
+    check_floating,
+    check_kind,
+    check_option,
+    check_positive,
+    check_same_kind,
+    check_size,
+    per_problem,
+    values_visible,
+)
+from .arguments import check_order, read_bound
 from .cross_entropy import Step
 
 # ∇f at the mean, relative to where the search began, beyond which no minimum of a smooth f is near.
@@ -51,6 +65,7 @@ class CEMSolution:
         converged: whether y is finite and, if a tolerance was given, σ reached it, ``(*batch,)``.
         iterations: spent on each element.
         residual: its largest σ.
+        status: ``(*batch,)``, int64: 1 solved, 4 σ did not reach the tolerance, 5 f was not finite.
     """
 
     y: Tensor
@@ -59,8 +74,10 @@ class CEMSolution:
     converged: Tensor
     iterations: Tensor
     residual: Tensor
+    status: Tensor
 
 
+@full_precision
 def cem(
     f: Callable[[Tensor], Tensor],
     mean: Tensor,
@@ -89,7 +106,8 @@ def cem(
         mean, std: of the first distribution, ``(*batch, n)``; σ > 0.
         samples, elites, iterations: how many; 1 ≤ elites ≤ samples.
         tau: the temperature τ of (2); 0 for hard elites, whose gradient knows only how the samples depend on μ and σ.
-        lower, upper: samples are moved between these bounds, numbers or tensors ``(*batch, n)``.
+        lower, upper: samples are moved between these bounds, numbers or tensors ``(*batch, n)``. Infinite or ±1e20 is
+            no bound.
         generator: of the samples. The same seed gives the same result, whatever the gradient mode.
         normalize: standardise the values, as in (2); without it τ is in the units of f.
         momentum: μ ← momentum · μ + (1 − momentum) · μ', and so for σ.
@@ -99,7 +117,7 @@ def cem(
             ``"checkpoint"``: the same gradient with the memory of √iterations, for one more pass. ``"truncated"``:
             through the last ``truncate`` iterations only, biased. ``"implicit"``: that of argmin f at the mean after
             Newton's method has polished it, coordinates at their bounds held: it does not depend on mean or std.
-        truncate: see there.
+        truncate: how many iterations that is, at least 1.
         on_failure: as for :func:`diffopt_lib.argmin`.
 
     Raises:
@@ -109,9 +127,15 @@ def cem(
     """
     check_option("gradient", gradient, get_args(CEMGradient))
     check_option("on_failure", on_failure, get_args(OnFailure))
+    check_kind("generator", generator, (torch.Generator, type(None)), "a torch.Generator or None")
     _check(mean, std, samples, elites, iterations, momentum)
-    low, high = (_bound(name, b, mean) for name, b in (("lower", lower), ("upper", upper)))
-    tau = torch.as_tensor(tau, dtype=mean.dtype, device=mean.device)
+    check_callable("f", f)
+    check_count("truncate", truncate, 1)
+    if tolerance is not None:
+        check_size("tolerance", tolerance)
+    check_size("min_std", min_std)
+    low, high = _bounds(lower, upper, mean)
+    tau = per_problem("tau", tau, mean, "mean")
     explicit, hidden, value = make_explicit(f, mean)
     batch = torch.broadcast_shapes(value.shape, mean.shape[:-1], std.shape[:-1], low.shape[:-1], high.shape[:-1])
     mean, std = (v.expand(*batch, mean.shape[-1]) for v in (mean, std))
@@ -137,7 +161,7 @@ def cem(
         opaque(_raise_failed, status)
     converged = status == SOLVED
     y = mark_failures(y, converged, on_failure)
-    return CEMSolution(y, mean, std, converged, spent.detach().long(), largest(std.detach()))
+    return CEMSolution(y, mean, std, converged, spent.detach().long(), largest(std.detach()), status)
 
 
 def _differentiably(
@@ -230,14 +254,18 @@ def _is_zero(tau: Tensor) -> bool:
     return False
 
 
-def _bound(name: str, value: float | Tensor | None, mean: Tensor) -> Tensor:
-    value = (-math.inf if name == "lower" else math.inf) if value is None else value
-    if isinstance(value, Tensor):
-        check_same_kind("mean", mean, [(name, value)])
-    bound = torch.as_tensor(value, dtype=mean.dtype, device=mean.device)
-    if bound.ndim and bound.shape[-1] not in (1, mean.shape[-1]):
-        raise ValueError(f"{name} must be a number or end in the shape ({mean.shape[-1]},), got {tuple(bound.shape)}")
-    return bound.expand(*bound.shape[:-1], mean.shape[-1])
+def _bounds(lower: float | Tensor | None, upper: float | Tensor | None, mean: Tensor) -> list[Tensor]:
+    """Both bounds as ``(*batch, n)``."""
+    bounds = []
+    for name, value, default in (("lower", lower, -math.inf), ("upper", upper, math.inf)):
+        bound = read_bound(name, value, default, mean, "mean")
+        if bound.ndim and bound.shape[-1] not in (1, mean.shape[-1]):
+            raise ValueError(
+                f"{name} must be a number or end in the shape ({mean.shape[-1]},), got {tuple(bound.shape)}"
+            )
+        bounds.append(bound.expand(*bound.shape[:-1], mean.shape[-1]))
+    check_order("lower", bounds[0], "upper", bounds[1])
+    return bounds
 
 
 def _check(mean: Tensor, std: Tensor, samples: int, elites: int, iterations: int, momentum: float) -> None:
@@ -248,9 +276,10 @@ def _check(mean: Tensor, std: Tensor, samples: int, elites: int, iterations: int
         check_finite(name, v)
     check_same_kind("mean", mean, [("std", std)])
     check_positive("std", std)
-    if not 1 <= elites <= samples:
+    for name, count in (("samples", samples), ("elites", elites), ("iterations", iterations)):
+        check_count(name, count, 1)
+    if elites > samples:
         raise ValueError(f"elites must be between 1 and samples = {samples}, got {elites}")
-    if iterations < 1:
-        raise ValueError(f"iterations must be at least 1, got {iterations}")
-    if not 0 <= momentum < 1:
+    check_size("momentum", momentum)
+    if momentum >= 1:
         raise ValueError(f"momentum must be at least 0 and below 1, got {momentum}")

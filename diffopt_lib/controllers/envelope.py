@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..autograd.closure import pull_back, vary
 from ..autograd.forward_mode import forward_rule
+from ..autograd.precision import without_autocast
 
 
 def optimal_value(lagrangian: Callable[..., Tensor], z: Tensor, *theta: Tensor) -> Tensor:
@@ -30,6 +31,7 @@ class _OptimalValue(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
+    @without_autocast
     def forward(lagrangian, z, *theta):
         return lagrangian(z, *theta)
 
@@ -40,12 +42,14 @@ class _OptimalValue(torch.autograd.Function):
         ctx.save_for_forward(*tensors)
 
     @staticmethod
+    @without_autocast
     def backward(ctx, g):
         tensors = ctx.saved_tensors
         free = [i for i, t in enumerate(tensors) if i and t.is_floating_point() and ctx.needs_input_grad[1 + i]]
         return None, *pull_back(ctx.lagrangian, tensors, free, g)
 
     @staticmethod
+    @without_autocast
     def jvp(ctx, _lagrangian, _z, *theta_dot):
         with forward_rule(ctx) as tensors:
             moving = [1 + i for i, dot in enumerate(theta_dot) if dot is not None]

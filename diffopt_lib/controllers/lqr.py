@@ -24,16 +24,17 @@ import torch
 from torch import Tensor
 
 from ..autograd.opaque import opaque
+from ..autograd.precision import full_precision
 from ..batch.columns import as_columns
-from ..batch.products import contract, largest, times
+from ..batch.products import contract, times
 from ..batch.shapes import flatten
 from ..implicit import attach
 from ..linear import LinearOperator
-from ..solution import SOLVED, UNDEFINED, mark_failures, raise_failed
+from ..solution import SOLVED, STUCK, UNDEFINED, mark_failures, raise_failed
 from ..validate import check_option
 from .arguments import check_problem
 from .envelope import optimal_value
-from .riccati import Factor, Sweep, defect, factorise, sweep
+from .riccati import Factor, Sweep, factorise, refine, sweep
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,9 @@ class LQRSolution:
         u: controls, ``(*batch, T, m)``.
         cost: the optimal value, ``(*batch,)``. Its gradient alone costs no linear solve (envelope theorem).
         costate: λ_t, the slope of the cost-to-go in x_t, ``(*batch, T, n)``. These four carry gradients.
-        converged, iterations, residual: ``(*batch,)``. The residual is the largest entry of (2), relative to 1 + the
-            largest costate.
+        converged, iterations, residual: ``(*batch,)``. The residual is the largest entry of (2), relative to the terms
+            that were added up in its coordinate.
+        status: ``(*batch,)``, int64: 1 solved, 4 drowned in rounding, 5 without a unique minimum.
     """
 
     x: Tensor
@@ -56,8 +58,10 @@ class LQRSolution:
     converged: Tensor
     iterations: Tensor
     residual: Tensor
+    status: Tensor
 
 
+@full_precision
 def lqr(
     x_init: Tensor,
     C: Tensor,
@@ -88,21 +92,23 @@ def lqr(
     Raises:
         ValueError: bad shapes, dtypes, NaN or infinite input.
         SolverError: the control block C_uu + F_uᵀ V F_u is singular or indefinite, so that there is not exactly one
-            minimum. It is never regularised. The error names the elements and the time.
+            minimum. It is never regularised. The error names the elements and the time. Or rounding left more than
+            10⁻⁸ of some equation, as it may on a long horizon with an unstable system that can't be controlled.
 
     A reference x̄ is tracked with C_t = Q and c_t = −Q x̄_t; a terminal cost is the C_T of t = T.
     """
     check_option("on_failure", on_failure, ("raise", "nan"))
     data, batch = check_problem(x_init, C, c, F, f, horizon)
     start = torch.zeros(*batch, 1, dtype=x_init.dtype, device=x_init.device)
-    z, residual, converged, *factor = opaque(partial(_solve, on_failure), start, *data)
+    z, residual, status, *factor = opaque(partial(_solve, on_failure), start, *data)
     z = attach(conditions, solve_conditions, z, *data, *factor)
+    converged = status == SOLVED
     z = mark_failures(z, converged, on_failure)
     tau, costate = unpack(z, data)
     n = x_init.shape[-1]
     cost = optimal_value(lagrangian, z, *data)
     iterations = torch.ones_like(converged, dtype=torch.int64)
-    return LQRSolution(tau[..., :n], tau[..., n:], cost, costate, converged, iterations, residual.detach())
+    return LQRSolution(tau[..., :n], tau[..., n:], cost, costate, converged, iterations, residual, status)
 
 
 def indefinite(late: Tensor) -> str:
@@ -110,7 +116,7 @@ def indefinite(late: Tensor) -> str:
     times = ", ".join(str(t) for t in late[:5].tolist()) + (", …" if len(late) > 5 else "")
     return (
         f"the control block C_uu + F_uᵀ V F_u is singular or indefinite at time t = {times} (counted from 1, for each "
-        "of the elements), so that no unique minimum exists."
+        "of the elements), so that no unique minimum exists; or, on a long horizon, V is too large for a number."
     )
 
 
@@ -191,10 +197,16 @@ def product(M: Tensor, v: Tensor) -> Tensor:
 # The forward pass
 
 
+TOLERANCE = 1e-8  # on the residual, which is mostly rounding
+DROWNED = (
+    f"rounding left more than {TOLERANCE:.0e} of an equation, relative to its terms: the solution is not accurate."
+)
+
+
 def _solve(
     on_failure: str, start: Tensor, x_init: Tensor, C: Tensor, c: Tensor, F: Tensor, f: Tensor
 ) -> tuple[Tensor, ...]:
-    """z, the residual, whether there is a minimum, and the factorisation."""
+    """z, the residual, the status, and the factorisation."""
     batch, T = start.shape[:-1], c.shape[-2]
     factor = factorise(*time_first(C, F, T), columns=columns_for(batch, C, F))
     n, k = F.shape[-2:]
@@ -207,20 +219,14 @@ def _solve(
         dim=-1,
     )
     affine, back = as_sweep(rhs.double(), C, F)
-    solution = sweep(factor, *affine)
-    left = defect(factor.C, factor.F, solution, *affine)
-    if any(part.abs().max() > 1e-13 * (1 + solution.costate.abs().max()) for part in left if part.numel()):
-        more = sweep(factor, *left)  # what rounding left, once more
-        solution = Sweep(*(a + b for a, b in zip(solution, more, strict=True)))
-        left = defect(factor.C, factor.F, solution, *affine)
+    solution, left = refine(factor, sweep(factor, *affine), *affine)
+    _, restore = as_columns(start, matrix_batch(C, F))
+    residual = restore(left.relative.unsqueeze(1)).squeeze(-1)
     late = latest(factor.sound).reshape(matrix_batch(C, F)).expand(batch)
-    status = torch.where(late == 0, SOLVED, UNDEFINED)
+    status = torch.where(late > 0, UNDEFINED, torch.where(residual <= TOLERANCE, SOLVED, STUCK))
     if on_failure == "raise":
-        raise_failed(status, {UNDEFINED: lambda failed: indefinite(late[failed])})
-    dynamics = torch.cat([left[2].unsqueeze(0), left[1]])
-    z, error = back(solution), back(Sweep(left[0], dynamics, solution.nu))
-    residual = largest(error) / (1 + largest(z[..., T * k :]))
-    return z.to(start.dtype), residual.to(start.dtype), status == SOLVED, *store(factor, batch, C, F)
+        raise_failed(status, {UNDEFINED: lambda failed: indefinite(late[failed]), STUCK: DROWNED})
+    return back(solution).to(start.dtype), residual.to(start.dtype), status, *store(factor, batch, C, F)
 
 
 def matrix_batch(C: Tensor, F: Tensor) -> torch.Size:

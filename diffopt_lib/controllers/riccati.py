@@ -31,10 +31,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..batch.products import or_one
 from .scan import linear_recursion, pays, value_matrices
 
 # The least pivot of a control block, relative to what was added up in it, that is not rounding.
 SMALLEST_PIVOT = 1e-14
+# What is left of the conditions, relative to what was added up, that another sweep may make less.
+ROUNDING = 1e-13
 
 
 class Factor(NamedTuple):
@@ -78,71 +81,68 @@ def factorise(
     (N,) = torch.broadcast_shapes(*(t.shape[1:2] for t in (C, F, held, weight) if t is not None))
     C, F = C.expand(-1, N, -1, -1), F.expand(-1, N, -1, -1)
     free = None if held is None else (~held).to(C.dtype)
-    changes = (free, weight)
-    V_next = value_matrices(C, F, *changes) if pays(T, N * columns, C) else None
-    V, Y, inverse, size = _recursion(C, F, *changes) if V_next is None else _all_at_once(C, F, *changes, V_next)
+    C_free, F_free = _of_free_controls(C, F, free, weight)
+    V_next = value_matrices(C_free, F_free) if pays(T, N * columns, C) else None
+    Q, V, Y, inverse = _recursion(C_free, F_free) if V_next is None else _all_at_once(C_free, F_free, V_next)
     K = torch.matmul(-inverse.mT, Y)
     closed = F[..., :n] + torch.matmul(F[..., n:], K[:-1])
-    cancelled = inverse.diagonal(dim1=-2, dim2=-1).square() * size  # 1 / L_ii², times what was added up in its place
+    # 1 / L_ii², times the size of what was added up in its place, present and future.
+    of_stage, total = (M.diagonal(dim1=-2, dim2=-1)[..., n:] for M in (C_free, Q))
+    cancelled = inverse.diagonal(dim1=-2, dim2=-1).square() * (of_stage.abs() + (total - of_stage).abs())
     sound = (cancelled < 1 / SMALLEST_PIVOT).all(-1)
     return Factor(closed, K, V, inverse, C, F, torch.zeros_like(K[..., :1]) if free is None else 1 - free, sound)
 
 
-def _recursion(
-    C: Tensor, F: Tensor, free: Tensor | None, weight: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """V, Y, L⁻¹ and the size of the terms of diag Q_uu, by (2) and (3)."""
+def _of_free_controls(C: Tensor, F: Tensor, free: Tensor | None, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+    """C and F, in which controls that are held have zeros, but ones on the diagonal of C, and others the weight."""
+    n = F.shape[-2]
+    ridge = weight
+    if free is not None:
+        kept = torch.nn.functional.pad(free, (0, 0, n, 0), value=1.0)
+        C, F = kept * C * kept.mT, F * kept[:-1].mT
+        ridge = 1 - free if weight is None else 1 - free + free * weight
+    if ridge is not None:
+        C = C + torch.diag_embed(torch.nn.functional.pad(ridge.squeeze(-1), (n, 0)))
+    return C, F
+
+
+def _recursion(C: Tensor, F: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Q, V, Y and L⁻¹ by (2) and (3)."""
     n, steps = F.shape[-2], []
-    ridge = _ridge(free, weight)
     Q = C[-1]
     for t in range(len(C) - 1, -1, -1):
-        V, Y, inverse = _eliminate(Q, n, None if free is None else free[t], None if ridge is None else ridge[t])
-        steps.append((V, Y, inverse, _added_up(Q, C[t], n)))
+        V, Y, inverse = _eliminate(Q, n)
+        steps.append((Q, V, Y, inverse))
         if t:
             Q = torch.baddbmm(C[t - 1], F[t - 1].mT, torch.bmm(V, F[t - 1]))
-    V, Y, inverse, size = (torch.stack(part[::-1]) for part in zip(*steps, strict=True))
-    return V, Y, inverse, size
+    Q, V, Y, inverse = (torch.stack(part[::-1]) for part in zip(*steps, strict=True))
+    return Q, V, Y, inverse
 
 
-def _all_at_once(
-    C: Tensor, F: Tensor, free: Tensor | None, weight: Tensor | None, V_next: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _all_at_once(C: Tensor, F: Tensor, V_next: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The same from V_2, …, V_T."""
-    n = F.shape[-2]
     Q = torch.cat([C[:-1] + torch.matmul(F.mT, torch.matmul(V_next, F)), C[-1:]])
-    V, Y, inverse = _eliminate(Q, n, free, _ridge(free, weight))
-    return torch.cat([V[:1], V_next]), Y, inverse, _added_up(Q, C, n)
+    V, Y, inverse = _eliminate(Q, F.shape[-2])
+    return Q, torch.cat([V[:1], V_next]), Y, inverse
 
 
-def _ridge(free: Tensor | None, weight: Tensor | None) -> Tensor | None:
-    """What is added to the control blocks: diagonal matrices of the weights, and of 1 for controls that are held."""
-    if free is None:
-        return None if weight is None else torch.diag_embed(weight.squeeze(-1))
-    return torch.diag_embed((1 - free if weight is None else 1 - free + free * weight).squeeze(-1))
+def _eliminate(Q: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
+    """V, Y and L⁻¹ of (3), NaN where Q_uu is not positive definite."""
+    inverse = _inverse_root(Q[..., n:, n:])
+    Y = torch.matmul(inverse, Q[..., n:, :n])
+    V = Q[..., :n, :n] - torch.matmul(Y.mT, Y)
+    return torch.lerp(V, V.mT, 0.5), Y, inverse
 
 
-def _added_up(Q: Tensor, C: Tensor, n: int) -> Tensor:
-    """The size of the terms of the diagonal of Q_uu, present and future."""
-    of_stage, total = (M.diagonal(dim1=-2, dim2=-1)[..., n:] for M in (C, Q))
-    return of_stage.abs() + (total - of_stage).abs()
-
-
-def _eliminate(Q: Tensor, n: int, free: Tensor | None, ridge: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """V, Y and L⁻¹ of (3), NaN where Q_uu is not positive definite. Controls that are held have zeros in Q_ux and Q_uu,
-    and ones on the diagonal."""
-    block, cross = Q[..., n:, n:], Q[..., n:, :n]
-    if free is not None:
-        cross, block = free * cross, free * block * free.mT
-    if ridge is not None:
-        block = block + ridge
+def _inverse_root(block: Tensor) -> Tensor:
+    """L⁻¹ with L Lᵀ = block, NaN (or infinite) where that is not positive definite."""
+    if block.shape[-1] == 1:  # LAPACK takes ten times as long over a number
+        return block.rsqrt()
     L, info = torch.linalg.cholesky_ex(block)
     if info.any():
         L = torch.where((info > 0)[..., None, None], torch.nan, L)
-    identity = torch.eye(block.shape[-1], dtype=Q.dtype, device=Q.device)
-    inverse = torch.linalg.solve_triangular(L, identity.expand(block.shape), upper=False)
-    Y = torch.matmul(inverse, cross)
-    V = Q[..., :n, :n] - torch.matmul(Y.mT, Y)
-    return 0.5 * (V + V.mT), Y, inverse
+    identity = torch.eye(block.shape[-1], dtype=block.dtype, device=block.device)
+    return torch.linalg.solve_triangular(L, identity.expand(block.shape), upper=False)
 
 
 class Policy(NamedTuple):
@@ -195,14 +195,51 @@ def sweep(factor: Factor, c: Tensor, f: Tensor, x1: Tensor, held_at: Tensor | No
     return Sweep(tau, costate, -factor.held * slope)
 
 
-def defect(C: Tensor, F: Tensor, solution: Sweep, c: Tensor, f: Tensor, x1: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What is left of the optimality conditions of (1), zero at a solution: C τ + c + Fᵀλ_{t+1} − (λ_t, −ν),
-    F τ + f − x_{t+1}, and x_1 minus the first x."""
+class Defect(NamedTuple):
+    """What is left of the optimality conditions of (1), 0 at a solution: C τ + c + Fᵀλ_{t+1} − (λ_t, −ν), F τ + f −
+    x_{t+1}, and x_1 minus the first x; and the largest of it in each column ``(N, c)``, relative to what was added up
+    in its coordinate (at whatever time that was most)."""
+
+    stationarity: Tensor
+    motion: Tensor
+    start: Tensor
+    relative: Tensor
+
+
+def defect(C: Tensor, F: Tensor, solution: Sweep, c: Tensor, f: Tensor, x1: Tensor) -> Defect:
+    """The defect of a solution for the right-hand side (c, f, x_1)."""
     tau, costate, nu = solution
     n = x1.shape[-2]
-    stationarity = torch.matmul(C, tau) + c + _before(torch.matmul(F.mT, costate[1:]))
-    stationarity = stationarity - torch.cat([costate, -nu], dim=-2)
-    return stationarity, torch.matmul(F, tau[:-1]) + f - tau[1:, ..., :n, :], x1 - tau[0, ..., :n, :]
+    x = tau[..., :n, :]
+    present = torch.cat([costate, -nu], dim=-2)
+    of_stage, of_future = torch.matmul(C, tau), _before(torch.matmul(F.mT, costate[1:]))
+    moved = torch.matmul(F, tau[:-1])
+    stationarity = of_stage + c + of_future - present
+    motion = torch.cat([(x1 - x[0]).unsqueeze(0), moved + f - x[1:]])
+    relative = torch.maximum(
+        _relative(stationarity, of_stage, c, of_future, present),
+        _relative(motion, x, torch.cat([x1.unsqueeze(0), moved]), _before(f)),
+    )
+    return Defect(stationarity, motion[1:], motion[0], relative)
+
+
+def _relative(left: Tensor, *terms: Tensor) -> Tensor:
+    """|left| over the sum of the |terms|, both at their largest over time; the largest coordinate, ``(N, c)``. What
+    other coordinates add up counts for a millionth, as it is rounded too, by 10⁻¹⁴ of itself or so."""
+    added_up = torch.stack([term.abs().amax(0) for term in terms]).sum(0)
+    added_up = added_up + 1e-6 * added_up.amax(-2, keepdim=True)
+    return (left.abs().amax(0) / or_one(added_up)).amax(-2)
+
+
+def refine(factor: Factor, solution: Sweep, c: Tensor, f: Tensor, x1: Tensor) -> tuple[Sweep, Defect]:
+    """The solution for this right-hand side, with what rounding left of (1) solved for once more where that is much."""
+    left = defect(factor.C, factor.F, solution, c, f, x1)
+    much = left.relative > ROUNDING
+    if not much.any():
+        return solution, left
+    more = sweep(factor, *left[:3])
+    solution = Sweep(*(a + torch.where(much.unsqueeze(-2), b, 0) for a, b in zip(solution, more, strict=True)))
+    return solution, defect(factor.C, factor.F, solution, c, f, x1)
 
 
 def _before(future: Tensor) -> Tensor:

@@ -53,7 +53,7 @@ def _scanned(A: Tensor, b: Tensor, start: Tensor) -> Tensor:
     return b
 
 
-def value_matrices(C: Tensor, F: Tensor, free: Tensor | None, weight: Tensor | None) -> Tensor | None:
+def value_matrices(C: Tensor, F: Tensor) -> Tensor | None:
     """V_2, …, V_T of the Riccati recursion by a scan; None if that is not accurate here.
 
     The element of a stretch of time from x to z is the cost of getting there, as a maximum over the multiplier of z,
@@ -70,12 +70,6 @@ def value_matrices(C: Tensor, F: Tensor, free: Tensor | None, weight: Tensor | N
     T, n = C.shape[0], F.shape[-2]
     F = torch.cat([F, torch.zeros_like(F[:1])])
     P, S, R = C[..., :n, :n], C[..., n:, :n], C[..., n:, n:]
-    if weight is not None:
-        R = R + torch.diag_embed(weight.squeeze(-1))
-    if free is not None:
-        S = free * S
-        R = free * R * free.mT + torch.diag_embed(1 - free.squeeze(-1))
-        F = torch.cat([F[..., :n], F[..., n:] * free.mT], dim=-1)
     L, info = torch.linalg.cholesky_ex(R)
     if (info > 0).any():
         return None

@@ -252,7 +252,7 @@ class TestConstraints:
         cost, F = self.double_integrator()
         starts = torch.tensor([[2.0, 0.0], [2.0, -1.0]], dtype=DOUBLE)
         options = dict(constraints=lambda x, u: -0.5 - x[..., 1:])
-        with pytest.raises(SolverError, match="can't be satisfied from x_init") as error:
+        with pytest.raises(SolverError, match="x_init itself violates") as error:
             mpc(starts, cost, F, 12, **options)
         assert error.value.indices == [(1,)]
         starts.requires_grad_()

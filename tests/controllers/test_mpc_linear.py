@@ -248,7 +248,7 @@ def test_vmap_is_a_batch_and_jacobians_agree():
     [
         (dict(u_lower=1.0, u_upper=-1.0), "u_lower must not be above"),
         (dict(u_lower=torch.zeros(3, dtype=DOUBLE)), "u_lower must be a number"),
-        (dict(u_upper=torch.nan), "u_upper must not be NaN"),
+        (dict(u_upper=torch.nan), "u_upper must be above"),
         (dict(u_init=torch.zeros(4, 1, dtype=DOUBLE)), "u_init must have shape"),
         (dict(gradient="exact"), "gradient must be one of"),
         (dict(horizon=0), "horizon"),

@@ -8,13 +8,17 @@ import torch
 from torch import Tensor
 
 from ...batch.shapes import broadcast_batch
-from ...validate import check_finite, check_floating, check_same_kind, values_visible
+from ...validate import check_count, check_finite, check_floating, check_same_kind
+from ..arguments import check_order, read_bound
+
+Bound = float | Tensor | None
 
 
 def count_controls(
     cost: Any, dynamics: Any, u_lower: Any, u_upper: Any, u_init: Any, controls: int | None, n: int
 ) -> int:
     """m, from whatever knows it."""
+    _check_model(cost, dynamics)
     if isinstance(dynamics, Tensor):
         return dynamics.shape[-1] - n
     if isinstance(dynamics, tuple):
@@ -27,29 +31,34 @@ def count_controls(
     m = controls if controls is not None else getattr(dynamics, "m", None)
     if m is None:
         raise ValueError("nothing says how many controls there are: give controls=m, u_init, or bounds of shape (m,)")
+    check_count("controls", m, 1)
     return int(m)
 
 
-def read_bound(name: str, value: float | Tensor | None, default: float, T: int, m: int, like: Tensor) -> Tensor:
-    """A bound as ``(*batch, T or 1, m)``."""
-    value = default if value is None else value
-    if isinstance(value, Tensor):
-        check_same_kind("x_init", like, [(name, value)])
-    bound = torch.as_tensor(value, dtype=like.dtype, device=like.device)
-    if values_visible(bound) and bound.isnan().any():
-        raise ValueError(f"{name} must not be NaN")
+def _check_model(cost: Any, dynamics: Any) -> None:
+    for name, value, pair in (("cost", cost, "(C, c)"), ("dynamics", dynamics, "(F, f)")):
+        tensors = isinstance(value, tuple) and len(value) == 2 and all(isinstance(t, Tensor) for t in value)
+        if not (tensors or callable(value) or (name == "dynamics" and isinstance(value, Tensor))):
+            what = "a function, a module, or " + ("" if name == "cost" else "the tensor F, or ") + f"the tensors {pair}"
+            raise ValueError(f"{name} must be {what}, got {type(value).__name__}")
+
+
+def read_bounds(lower: Bound, upper: Bound, T: int, m: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Both bounds as ``(*batch, T or 1, m)``."""
+    low = _read_bound("u_lower", lower, -torch.inf, T, m, like)
+    high = _read_bound("u_upper", upper, torch.inf, T, m, like)
+    broadcast_batch([("u_lower", low, 2), ("u_upper", high, 2)])
+    check_order("u_lower", low, "u_upper", high)
+    return low, high
+
+
+def _read_bound(name: str, value: Bound, default: float, T: int, m: int, like: Tensor) -> Tensor:
+    bound = read_bound(name, value, default, like, "x_init")
     bound = bound.reshape((1,) * max(0, 2 - bound.ndim) + bound.shape)
     if bound.shape[-1] not in (1, m) or bound.shape[-2] not in (1, T):
         expected = f"a number, (m,), (T, m) or (*batch, T, m) with T = {T} and m = {m}"
         raise ValueError(f"{name} must be {expected}, got {tuple(bound.shape)}")
-    bound = torch.where(bound.detach().abs() >= 1e20, bound.detach().sign() * torch.inf, bound)
     return bound.expand(*bound.shape[:-1], m)
-
-
-def check_bounds(lower: Tensor, upper: Tensor) -> None:
-    broadcast_batch([("u_lower", lower, 2), ("u_upper", upper, 2)])
-    if values_visible(lower) and values_visible(upper) and (lower > upper).any():
-        raise ValueError("u_lower must not be above u_upper")
 
 
 def read_start(u_init: Tensor | None, T: int, m: int, like: Tensor) -> Tensor:

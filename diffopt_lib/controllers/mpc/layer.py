@@ -40,6 +40,7 @@ Frey et al., Differentiable nonlinear MPC, 2025.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -48,26 +49,34 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from ...autograd.precision import full_precision
 from ...batch.shapes import align_batch, broadcast_batch
 from ...gradient import check_gradient, solve_differentiably
-from ...solution import (
-    OnFailure,
-    mark_failures,
+from ...solution import SOLVED, STUCK, mark_failures, raise_failed
+from ...validate import (
+    check_callable,
+    check_count,
+    check_finite,
+    check_floating,
+    check_limits,
+    check_option,
+    check_size,
 )
-from ...validate import check_finite, check_floating, check_option
 from ..envelope import optimal_value
-from .arguments import check_bounds, count_controls, probe, read_bound, read_start
-from .derivative import conditions, lagrangian, make_solve, split_parameters
+from .arguments import count_controls, probe, read_bounds, read_start
+from .derivative import conditions, lagrangian, make_solve, split_parameters, total_cost
 from .layout import Layout, load, solve_for
 from .linear import as_function, solve_linear
-from .smoothing import inside, with_barrier
+from .smoothing import ROUNDS, Path, first_delta, inside, outside
 from .solver import solve
-from .stage import Model, make_model, takes_time
+from .stage import Model, make_model, with_time
 
 Cost = Callable[..., Tensor] | nn.Module | tuple[Tensor, Tensor]
 Dynamics = Callable[..., Tensor] | nn.Module | Tensor | tuple[Tensor, Tensor]
+MPCOnFailure = Literal["raise", "nan", "closest", "return"]
 MPCGradient = Literal["implicit", "gauss_newton", "unroll", "one_step"]
 
+NO_PATH = "smoothing needs a trajectory on which all bounds and constraints hold strictly, and found none."
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}
 
 
@@ -83,7 +92,9 @@ class MPCSolution:
         lower_dual, upper_dual: multipliers ≥ 0 of the bounds, ``(*batch, T, m)``.
         constraint_dual: those of the constraints, ``(*batch, T, k)``. All of these carry gradients.
         converged, iterations, residual: ``(*batch,)``. The residual is the largest violation of the optimality
-            conditions, relative to 1 + the largest costate and state.
+            conditions, relative to the terms that were added up in its coordinate (at whatever time that was most).
+        status: ``(*batch,)``, int64: 1 solved, 2 infeasible, 4 not converged, 5 without a strict minimum, or where a
+            function is not finite.
     """
 
     x: Tensor
@@ -96,8 +107,10 @@ class MPCSolution:
     converged: Tensor
     iterations: Tensor
     residual: Tensor
+    status: Tensor
 
 
+@full_precision
 def mpc(
     x_init: Tensor,
     cost: Cost,
@@ -113,7 +126,7 @@ def mpc(
     controls: int | None = None,
     tolerance: float | None = None,
     max_iterations: int = 200,
-    on_failure: OnFailure = "raise",
+    on_failure: MPCOnFailure = "raise",
 ) -> MPCSolution:
     """Solve eq. (1) of this module for every element of a batch.
 
@@ -136,37 +149,40 @@ def mpc(
             ``"one_step"`` through the last Newton step. See :mod:`diffopt_lib.gradient`.
         smoothing: μ > 0 gives x, u, costates and duals the derivative of the point on the central path for μ, in the
             units of the cost, instead of their own: smooth across changes of the active bounds, but biased. The
-            solution stays exact. Not with ``constraints``. See :mod:`.mpc.smoothing`.
+            solution and its cost stay exact. See :mod:`.mpc.smoothing`.
         controls: m, needed where neither bounds nor u_init nor tensors say it: a dynamics module may have it as ``m``.
         tolerance: on the residual, by default 1e-8 in float64 and 1e-3 in float32. Linear–quadratic problems and models
             are solved in float64 in any case.
         max_iterations: of the nonlinear solver.
-        on_failure: ``"raise"``; ``"nan"`` marks failed elements and their gradients NaN; ``"return"`` gives the last
-            iterate with ``converged`` False.
+        on_failure: ``"raise"``; ``"nan"`` marks failed elements and their gradients NaN; ``"closest"`` lets the
+            constraints of infeasible elements give way, g ≤ s, by the least Σ s² (up to a factor of about 1e-7 between
+            the two prices), and raises for the rest; ``"return"`` gives the last iterate with ``converged`` False.
 
     Raises:
         ValueError: bad shapes, dtypes, NaN or infinite input, unknown options, a lower bound above the upper one.
         SolverError: elements that are infeasible (an x_init that violates a constraint by itself among them), that did
-            not converge, or that ended where there is no strict minimum, told apart.
+            not converge, or that ended where there is no strict minimum, told apart; with smoothing, elements whose
+            constraints can't all be met strictly, so that there is no central path.
     """
     check_gradient(gradient, "gauss_newton")
-    check_option("on_failure", on_failure, get_args(OnFailure))
+    check_option("on_failure", on_failure, get_args(MPCOnFailure))
+    check_limits(tolerance, max_iterations)
+    check_count("horizon", horizon, 1)
     check_floating("x_init", x_init)
     if x_init.ndim == 0 or x_init.shape[-1] == 0:
         raise ValueError(f"x_init must have shape (*batch, n) with n ≥ 1, got {tuple(x_init.shape)}")
     check_finite("x_init", x_init)
-    if horizon < 1:
-        raise ValueError(f"horizon must be at least 1, got {horizon}")
     m = count_controls(cost, dynamics, u_lower, u_upper, u_init, controls, x_init.shape[-1])
-    lower = read_bound("u_lower", u_lower, -torch.inf, horizon, m, x_init)
-    upper = read_bound("u_upper", u_upper, torch.inf, horizon, m, x_init)
-    check_bounds(lower, upper)
+    lower, upper = read_bounds(u_lower, u_upper, horizon, m, x_init)
+    if constraints is not None:
+        check_callable("constraints", constraints)
     start = read_start(u_init, horizon, m, x_init)
     tolerance = TOLERANCE[x_init.dtype] if tolerance is None else tolerance
-    if not 0 <= smoothing < torch.inf or (smoothing and constraints is not None):
-        raise ValueError(f"smoothing must be finite, at least 0, and 0 with constraints, got {smoothing}")
+    check_size("smoothing", smoothing)
+    if smoothing == math.inf or (smoothing and constraints is not None and on_failure == "closest"):
+        raise ValueError(f"smoothing must be finite, and 0 with on_failure='closest', got {smoothing}")
     if smoothing:
-        solve_again = partial(
+        again = partial(
             mpc,
             x_init,
             horizon=horizon,
@@ -176,12 +192,13 @@ def mpc(
             max_iterations=max_iterations,
             on_failure=on_failure,
         )
-        exact = solve_again(cost=cost, dynamics=dynamics, u_lower=lower, u_upper=upper, u_init=u_init)
-        functions = as_function(cost, dynamics, x_init.shape[-1], horizon)
-        return _smoothed(exact, solve_again, functions, lower, upper, smoothing)
+        bounded = partial(again, u_lower=lower, u_upper=upper)
+        exact = bounded(cost=cost, dynamics=dynamics, u_init=u_init, constraints=constraints)
+        cost, dynamics = as_function(cost, dynamics, x_init.shape[-1], horizon)
+        path = Path(with_time(cost), None if constraints is None else with_time(constraints), lower, upper, smoothing)
+        return _smoothed(exact, partial(again, dynamics=dynamics), path, on_failure)
     if isinstance(cost, tuple) and isinstance(dynamics, (tuple, Tensor)) and constraints is None:
-        options = (horizon, on_failure, tolerance)
-        return MPCSolution(*solve_linear(x_init, cost, dynamics, lower, upper, start, *options))
+        return MPCSolution(*solve_linear(x_init, cost, dynamics, lower, upper, start, horizon, on_failure, tolerance))
     model = make_model(
         *as_function(cost, dynamics, x_init.shape[-1], horizon),
         constraints,
@@ -203,7 +220,7 @@ def _solve_model(
     gradient: str,
     tolerance: float,
     max_iterations: int,
-    on_failure: OnFailure,
+    on_failure: MPCOnFailure,
 ) -> MPCSolution:
     """The nonlinear problem."""
     layout, f = model.layout, model.f
@@ -217,7 +234,7 @@ def _solve_model(
     def algorithm(f: Callable[..., Tensor], start: Tensor, *theta: Tensor) -> tuple[Tensor, ...]:
         return solve(f, layout, start, theta, warm, gradient, tolerance, max_iterations, on_failure)
 
-    z, residual, converged, iterations, *known = solve_differentiably(
+    z, residual, status, iterations, *known = solve_differentiably(
         gradient if gradient != "gauss_newton" else "implicit",
         algorithm,
         f,
@@ -229,27 +246,43 @@ def _solve_model(
         known=lambda rest: rest[3:],
     )
     parameters = (x_init, lower, upper, t, *model.hidden, *known)
-    z = mark_failures(z, converged, on_failure)
-    return _solution(z, layout, partial(lagrangian, f, layout), parameters, known[0], converged, iterations, residual)
+    converged = status == SOLVED
+    z = mark_failures(z, converged, "nan" if on_failure == "nan" else "raise")
+    tau, costate, nu, mu = layout.split(z)
+    if on_failure == "closest":  # what elastic constraints cost is part of the Lagrangian, and not of the cost
+        value = total_cost(f, layout, z, *parameters)
+    else:
+        value = optimal_value(partial(lagrangian, f, layout), z, *parameters)
+    side = known[0]
+    duals = torch.where(side < 0, -nu, 0), torch.where(side > 0, nu, 0), mu
+    x, u = tau[..., : layout.n], tau[..., layout.n :]
+    return MPCSolution(x, u, value, costate, *duals, converged, iterations, residual.detach(), status)
 
 
-def _smoothed(
-    exact: MPCSolution,
-    solve_again: Callable[..., MPCSolution],
-    functions: tuple[Callable[..., Tensor], Callable[..., Tensor]],
-    lower: Tensor,
-    upper: Tensor,
-    mu: float,
-) -> MPCSolution:
+def _smoothed(exact: MPCSolution, solve_again: Callable[..., MPCSolution], path: Path, on_failure: str) -> MPCSolution:
     """The solution with the derivative of the point of the central path for μ, found from it."""
-    cost, dynamics = functions
-    start = inside(exact.u, exact.lower_dual, exact.upper_dual, lower, upper, mu)
-    of_path = with_barrier(cost, takes_time(cost), lower, upper, mu)
-    point = solve_again(cost=of_path, dynamics=dynamics, u_init=start)
-    below = torch.where(lower.isfinite(), point.u - lower, torch.inf)
-    above = torch.where(upper.isfinite(), upper - point.u, torch.inf)
-    of_point = dict(x=point.x, u=point.u, costate=point.costate, lower_dual=mu / below, upper_dual=mu / above)
-    return replace(exact, **{name: getattr(exact, name).detach() + (v - v.detach()) for name, v in of_point.items()})
+    mu = path.mu
+    start = inside(exact.u, exact.lower_dual, exact.upper_dual, path.lower, path.upper, mu)
+    delta = first_delta(mu, exact.lower_dual, exact.upper_dual, exact.constraint_dual)
+    lower, upper = path.bounds()
+    for _ in range(ROUNDS):
+        point = solve_again(cost=path.with_barrier(delta), u_init=start, u_lower=lower, u_upper=upper)
+        slacks = path.slacks(point.x, point.u)
+        missed = outside(slacks, delta)
+        if not missed.any():
+            break
+        start, delta = point.u.detach().nan_to_num(), delta / 10
+    if on_failure == "raise":
+        raise_failed(torch.where(missed, STUCK, SOLVED), {STUCK: NO_PATH})
+    below, above, rows = (mu / s for s in slacks)
+    of_point = dict(
+        x=point.x, u=point.u, costate=point.costate, lower_dual=below, upper_dual=above, constraint_dual=rows
+    )
+    smooth = {}
+    for name, v in of_point.items():
+        moving = mark_failures((v - v.detach()).flatten(-2), ~missed, "nan" if on_failure == "nan" else "raise")
+        smooth[name] = getattr(exact, name).detach() + moving.reshape(v.shape)
+    return replace(exact, **smooth)
 
 
 def _last_update(
@@ -257,23 +290,6 @@ def _last_update(
 ) -> Tensor:
     """Newton's step −K⁻¹ R(z, θ), in which z and K are held."""
     parameters = (*theta, *(t.detach() for t in rest[3:]))
-    _, side, active, stored = split_parameters(parameters)
+    _, active, stored = split_parameters(parameters)
     left = conditions(f, layout, z, *parameters)
-    return solve_for(layout, load(stored, side.shape[:-2]), -left, side, active)
-
-
-def _solution(
-    z: Tensor,
-    layout: Layout,
-    lagrangian: Callable[..., Tensor],
-    parameters: tuple[Tensor, ...],
-    side: Tensor,
-    converged: Tensor,
-    iterations: Tensor,
-    residual: Tensor,
-) -> MPCSolution:
-    tau, costate, nu, mu = layout.split(z)
-    cost = optimal_value(lagrangian, z, *parameters)
-    lower_dual, upper_dual = torch.where(side < 0, -nu, 0), torch.where(side > 0, nu, 0)
-    x, u = tau[..., : layout.n], tau[..., layout.n :]
-    return MPCSolution(x, u, cost, costate, lower_dual, upper_dual, mu, converged, iterations, residual.detach())
+    return solve_for(layout, load(stored, active.side.shape[:-2]), -left, active)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -43,22 +43,23 @@ class Layout(NamedTuple):
         return values[..., 1 + self.n :]
 
 
-def solve_for(layout: Layout, kkt: KKT, rhs: Tensor, side: Tensor, active: Tensor) -> Tensor:
+def solve_for(layout: Layout, kkt: KKT, rhs: Tensor, active: Sequence[Tensor]) -> Tensor:
     """w with K w = rhs, for the symmetric matrix K of (1) of :mod:`.kkt` in the order of z.
 
     Args:
         layout: of z.
         kkt: the factorised system.
-        rhs: ``(*batch', ·)``; may have batch dimensions that ``side`` lacks.
-        side, active: ``(*batch, T, m)`` and ``(*batch, T, k)``, not 0 where a bound or row is active.
+        rhs: ``(*batch', ·)``; may have batch dimensions that ``active`` lacks.
+        active: begins with ``(*batch, T, m)`` and ``(*batch, T, k)``, not 0 where a bound or row is active.
     """
+    side, rows = active[:2]
     columns, restore = as_columns(rhs, side.shape[:-2])
     r = columns.double()
     parts = []
     for part, width in zip(r.split([layout.T * width for width in layout.widths], dim=1), layout.widths, strict=True):
         parts.append(part.reshape(len(r), layout.T, width, r.shape[-1]).movedim(1, 0))
     of_tau, of_costate, of_nu, of_mu = parts
-    held, on = (time_first(t) != 0 for t in (side, active))
+    held, on = (time_first(t) != 0 for t in (side, rows))
     solution, mu = solve_system(
         kkt, -of_tau, of_costate[1:].neg(), -of_costate[0], torch.where(held, of_nu, 0), torch.where(on, of_mu, 0)
     )
@@ -74,7 +75,7 @@ def time_first(v: Tensor) -> Tensor:
 
 def store(kkt: KKT, batch: torch.Size) -> list[Tensor]:
     """The tensors of a system with the batch dimensions in front."""
-    parts = [*kkt.factor[:-1], kkt.H, kkt.G, kkt.w]
+    parts = [*kkt.factor[:-1], *kkt[1:]]
     return [p.movedim(0, 1).reshape(*batch, p.shape[0], *p.shape[2:]) for p in parts]
 
 
@@ -86,10 +87,8 @@ def load(stored: Sequence[Tensor], batch: torch.Size) -> KKT:
             t = t.narrow(i, 0, size)
         return t.reshape(batch.numel(), *t.shape[-3:]).movedim(1, 0)
 
-    closed, K, V, inverse, C, F, held, H, G, w = (back(t) for t in stored)
-    return KKT(Factor(closed, K, V, inverse, C, F, held, sound=V.new_ones(())), H, G, w)
+    closed, K, V, inverse, C, F, held, *rest = (back(t) for t in stored)
+    return KKT(Factor(closed, K, V, inverse, C, F, held, sound=V.new_ones(())), *rest)
 
 
-STORED = 10  # tensors in what :func:`store` gives
-
-Conditions = Callable[..., Tensor]
+STORED = 11  # tensors in what :func:`store` gives

@@ -15,21 +15,26 @@ import torch
 from torch import Tensor
 
 from ...autograd.opaque import opaque
-from ...batch.products import largest
+from ...batch.products import or_one
 from ...batch.shapes import align_batch, broadcast_batch, flatten, flatten_whole
 from ...implicit import attach
 from ...linear import LinearOperator
-from ...solution import SOLVED, STUCK, UNDEFINED, OnFailure, mark_failures, raise_failed
+from ...solution import SOLVED, STUCK, UNDEFINED, mark_failures, raise_failed, warn_unconfirmed
 from ..arguments import check_problem
 from ..boxed import Boxed, find_active
 from ..envelope import optimal_value
 from ..lqr import indefinite, latest, product, stationarity_and_dynamics
-from ..riccati import Sweep, defect, sweep
+from ..riccati import Sweep, refine
 from .derivative import active_bound
 from .kkt import KKT
 from .layout import STORED, Layout, load, solve_for, store
 
 MAX_ITERATIONS = 100  # of the interior point method
+
+UNCONFIRMED = (
+    "control problems are solved within the tolerance, but which of their bounds and constraints are active could not "
+    "be confirmed: the derivative is that of an unconfirmed active set."
+)
 
 
 def as_function(cost, dynamics, n: int, horizon: int) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
@@ -70,7 +75,7 @@ def solve_linear(
     upper: Tensor,
     start: Tensor,
     horizon: int,
-    on_failure: OnFailure,
+    on_failure: str,
     tolerance: float,
 ) -> tuple[Tensor, ...]:
     """The fields of :class:`.MPCSolution` for problem (1)."""
@@ -88,15 +93,16 @@ def solve_linear(
     theta = (*data, lower, upper)
     start = start.expand(*batch, horizon, k - n)
 
-    z, residual, converged, iterations, side, *stored = opaque(
+    z, residual, status, iterations, side, *stored = opaque(
         partial(_solve, layout, on_failure, tolerance), start, *theta
     )
     z = attach(partial(conditions, layout), partial(_solve_conditions, layout), z, *theta, side, *stored)
-    z = mark_failures(z, converged, on_failure)
+    converged = status == SOLVED
+    z = mark_failures(z, converged, "nan" if on_failure == "nan" else "raise")
     tau, costate, nu, mu = layout.split(z)
     value = optimal_value(partial(lagrangian, layout), z, *theta, side)
     duals = torch.where(side < 0, -nu, 0), torch.where(side > 0, nu, 0), mu
-    return tau[..., :n], tau[..., n:], value, costate, *duals, converged, iterations, residual.detach()
+    return tau[..., :n], tau[..., n:], value, costate, *duals, converged, iterations, residual, status
 
 
 def conditions(layout: Layout, z: Tensor, *parameters: Tensor) -> Tensor:
@@ -120,13 +126,14 @@ def lagrangian(layout: Layout, z: Tensor, *parameters: Tensor) -> Tensor:
 
 
 def _solve_conditions(layout: Layout, operator: LinearOperator, rhs: Tensor) -> Tensor:
-    """D_z R w = rhs; the transpose is the same."""
+    """D_z R w = rhs; the transpose is the same. Nothing makes nothing, as in :func:`.derivative.make_solve`."""
     side, *stored = operator.parameters[-STORED - 1 :]
-    return solve_for(layout, load(stored, side.shape[:-2]), rhs, side, side.new_zeros(*side.shape[:-1], 0))
+    w = solve_for(layout, load(stored, side.shape[:-2]), rhs, (side, side[..., :0]))
+    return torch.where((rhs == 0).all(-1, keepdim=True), 0, w)
 
 
 def _solve(layout: Layout, on_failure: str, tolerance: float, start: Tensor, *theta: Tensor) -> tuple[Tensor, ...]:
-    """z, residual, converged, iterations, the active bounds and the factorised conditions."""
+    """z, residual, status, iterations, the active bounds and the factorised conditions."""
     batch, T, n = start.shape[:-2], layout.T, layout.n
     problem = _flat(layout, batch, theta)
     guess = torch.zeros(batch.numel(), T, layout.m, dtype=torch.int64, device=start.device)
@@ -135,33 +142,41 @@ def _solve(layout: Layout, on_failure: str, tolerance: float, start: Tensor, *th
     guess = torch.where(u >= upper, 1, torch.where(u <= lower, -1, guess))
     found = find_active(problem, guess, MAX_ITERATIONS)
     side = found.side.movedim(1, 0).unsqueeze(-1)
-    factor, solution = problem.held(side)
     affine = (problem.c, problem.f, problem.x1)
-    left = defect(factor.C, factor.F, solution, *affine)
-    if any(part.abs().max() > 1e-13 * (1 + solution.costate.abs().max()) for part in left if part.numel()):
-        more = sweep(factor, *left)  # what rounding left, once more
-        solution = Sweep(*(a + b for a, b in zip(solution, more, strict=True)))
-        left = defect(factor.C, factor.F, solution, *affine)
+    factor, solution = problem.held(side)
+    solution, left = refine(factor, solution, *affine)
+    late = latest(factor.sound).reshape(batch)
+    residual = torch.maximum(left.relative, _wrongly_held(problem, solution, side)).reshape(batch)
+    status = torch.where(late > 0, UNDEFINED, torch.where(residual <= tolerance, SOLVED, STUCK))
+    if on_failure in ("raise", "closest"):
+        _raise_failed(status, late, residual)
+    warn_unconfirmed((status == SOLVED) & ~found.confirmed.reshape(batch), UNCONFIRMED)
 
     def batch_first(v: Tensor) -> Tensor:
         return v.squeeze(-1).movedim(0, 1).reshape(*batch, *v.shape[:1], *v.shape[2:-1])
 
     tau, costate, nu = (batch_first(v) for v in solution)
-    errors = torch.stack([largest(batch_first(part), (-2, -1)) for part in (left[0], left[1], left[2].unsqueeze(0))])
-    residual = errors.amax(0) / (1 + largest(costate, (-2, -1)))
-    late = latest(factor.sound).reshape(batch)
-    status = torch.where(found.confirmed.reshape(batch) & (residual <= tolerance), SOLVED, STUCK)
-    status = torch.where(late > 0, UNDEFINED, status)
-    iterations = found.iterations.reshape(batch)
-    if on_failure == "raise":
-        _raise_failed(status, late, residual)
     side = batch_first(side).to(start.dtype)
     if on_failure == "nan":
         side = torch.where((status == SOLVED)[..., None, None], side, 1)
     empty = problem.c.new_zeros(T, problem.c.shape[1], 0, n + layout.m)
-    stored = store(KKT(factor, factor.C, empty, empty[..., :1]), batch)
+    stored = store(KKT(factor, factor.C, empty, empty[..., :1], empty[..., :1]), batch)
     z = layout.join(tau, costate, nu, tau[..., :0])
-    return z.to(start.dtype), residual.to(start.dtype), status == SOLVED, iterations, side, *stored
+    iterations = found.iterations.reshape(batch)
+    return z.to(start.dtype), residual.to(start.dtype), status, iterations, side, *stored
+
+
+def _wrongly_held(problem: Boxed, solution: Sweep, side: Tensor) -> Tensor:
+    """How far free controls are outside of their bounds, and held ones pushed away from theirs, relative to what was
+    added up in their coordinate, ``(N, 1)``."""
+    n = problem.x1.shape[-2]
+    u, lower, upper = solution.tau[..., n:, :], problem.lower, problem.upper
+    near = torch.maximum(*(torch.where(bound.isfinite(), bound, 0).abs() for bound in (lower, upper))) + u.abs()
+    outside = torch.maximum(lower - u, u - upper)
+    pushed = torch.where(lower < upper, -side * solution.nu, 0)
+    slope = torch.matmul(problem.C[..., n:, :], solution.tau).abs() + problem.c[..., n:, :].abs() + solution.nu.abs()
+    parts = [v.amax(0).clamp_min(0) / or_one(size.amax(0)) for v, size in ((outside, near), (pushed, slope))]
+    return torch.maximum(*parts).amax(-2)
 
 
 def _flat(layout: Layout, batch: torch.Size, theta: tuple[Tensor, ...]) -> Boxed:

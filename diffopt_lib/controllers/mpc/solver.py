@@ -11,8 +11,10 @@ Constraints g ≤ 0 enter the merit as an augmented Lagrangian,
 
     Σ_t cost_t + Σ_i (max(0, μ_i + ρ g_i)² − μ_i²) / 2ρ,      μ ← max(0, μ + ρ g)                        (1)
 
-The loop leaves a point whose active bounds and rows are right. Newton's method on the optimality conditions with these
-held, all of z at once, polishes it.
+Elastic ones, which stand in for those that can't be satisfied, keep μ = 0 in it, and ρ grows up to 1/ε.
+
+The loop leaves a point whose active bounds and rows are nearly right. Newton's method on the optimality conditions, all
+of z at once, polishes it.
 
 Sources: Tassa, Mansard & Todorov, Control-limited differential dynamic programming, 2014; Nocedal & Wright 2006, §17.3.
 """
@@ -26,21 +28,27 @@ import torch
 from torch import Tensor
 
 from ...batch.products import largest
-from ...batch.rows import iterate, scatter, select
-from ...solution import INFEASIBLE, RUNNING, SOLVED, STUCK, UNDEFINED, OnFailure, raise_failed
+from ...batch.rows import iterate, only_on, scatter, select
+from ...solution import INFEASIBLE, RUNNING, SOLVED, STUCK, UNDEFINED, raise_failed, warn_unconfirmed
 from ..boxed import Boxed, find_active, settle
 from ..riccati import factorise, find_policy, follow
-from .finish import Polished, polish
+from .derivative import Active
+from .finish import Polished, Problem, polish
+from .kkt import sizes
 from .layout import Layout, time_first
+from .linear import UNCONFIRMED
 from .search import search
 from .stage import Stage
-from .trajectory import NEAR, Iterate, active_side, begin, convex, cost_hessian, expand, row_scale
+from .trajectory import NEAR, Iterate, Start, active_side, begin, convex, cost_hessian, expand, row_scale, unmet
 
 SETTLED = 1e-2  # relative optimality from which a full step may be followed by new multipliers
 ROUNDS = 3  # of the active set method on a model, before its answer is used as it is
+NUDGES = 3  # off a saddle, before an element is given up
 CLOSE = 3e-3  # relative optimality from which the exact Hessian is tried
 MOST_DAMPING = 1e8  # relative to the Hessian; an element that needs more is stuck
-LAST_PENALTY = 1e9  # ρ, relative to the slope of the cost over that of the rows, beyond which a violation is final
+LAST_PENALTY = 1e9  # ρ, relative to its unit, beyond which
+HOPELESS = 1e-5  # a relative violation is final
+VIOLATED_AT_START = -INFEASIBLE  # which only the error tells from other infeasible problems
 
 
 def solve(
@@ -52,54 +60,71 @@ def solve(
     gradient: str,
     tolerance: float,
     max_iterations: int,
-    on_failure: OnFailure,
+    on_failure: str,
 ) -> tuple[Tensor, ...]:
-    """z, residual, converged, iterations, and what the derivative needs: active bounds, active rows, the system."""
+    """z, residual, status, iterations, and what the derivative needs: the active bounds and rows, and the system."""
     batch, N = start.shape[:-1], start.shape[:-1].numel()
     x_init, lower, upper = theta[:3]
     u = start.reshape(N, layout.T, layout.m)
     lower, upper = (b.expand(*batch, layout.T, layout.m).reshape(u.shape) for b in (lower, upper))
     x1 = x_init.reshape(N, layout.n)
     stage = Stage.of(f, layout, theta, torch.cat([x1, u[:, 0]], -1).reshape(*batch, layout.n + layout.m))
-    found = minimise(begin(stage, x1, u, lower, upper, warm), tolerance, max_iterations)
+    begun = Start(stage, x1, u, lower, upper, torch.zeros_like(u[:, 0, 0], dtype=torch.bool))
 
-    def finish(found: Found) -> tuple[Polished, Tensor, Tensor]:
-        tau, costate, nu, mu, side, status = (t.reshape((*batch, *t.shape[1:])) for t in found[:6])
-        known = side.to(tau.dtype), (mu > 0).to(tau.dtype)
+    def again(found: Found, who: Tensor, u: Tensor, soft: Tensor) -> Found:
+        """The result of those anew, from other controls, perhaps with elastic rows."""
+
+        def search(state: tuple[Start, Found]) -> Found:
+            result = minimise(begin(state[0], False), tolerance, max_iterations)
+            return result._replace(iterations=state[1].iterations + result.iterations)
+
+        return only_on(who, search, (begun._replace(u=u, soft=soft), found), found)
+
+    def finish(found: Found) -> Polished:
+        tau, costate, nu, mu, side, status, elastic = (t.reshape((*batch, *t.shape[1:])) for t in found[:7])
+        active = Active(side.to(tau.dtype), (mu > 0).to(tau.dtype), elastic[..., None, None].expand(mu.shape))
         z = layout.join(tau, costate, nu, mu)
-        return polish(f, layout, z, theta, *known, status, tolerance, gradient == "gauss_newton"), *known
+        return polish(Problem(f, layout, theta), z, active, status, tolerance, gradient == "gauss_newton")
 
-    polished, side, active = finish(found)
-    saddle = (found.status == SOLVED) & (polished.status.flatten() == UNDEFINED)
-    if saddle.any():
-        again = select((stage, x1, _nudged(found.tau[..., layout.n :]), lower, upper), saddle)
-        found = scatter(found, saddle, minimise(begin(*again, warm=False), tolerance, max_iterations))
-        polished, side, active = finish(found)
+    found = minimise(begin(begun, warm), tolerance, max_iterations)
+    if on_failure == "closest":
+        failed = found.status == INFEASIBLE
+        found = again(found, failed, found.tau[..., layout.n :].nan_to_num(), failed)
+    polished = finish(found)
+    for seed in range(NUDGES):
+        saddle = (found.status == SOLVED) & (polished.status.flatten() == UNDEFINED)
+        if not saddle.any():
+            break
+        found = again(found, saddle, _nudged(found.tau[..., layout.n :], seed), found.elastic > 0)
+        polished = finish(found)
     iterations = found.iterations.reshape(batch)
-    if on_failure == "raise":
-        _raise_failed(polished.status, iterations, polished.residual, tolerance)
-    converged = polished.status == SOLVED
+    if on_failure in ("raise", "closest"):
+        _raise_failed(polished, found.helpless.reshape(batch), iterations, tolerance)
+    solved, active = polished.status == SOLVED, polished.active
+    warn_unconfirmed(solved & ~polished.confirmed, UNCONFIRMED)
     if on_failure == "nan":  # everything counts as active, so that NaN reaches the gradient of every argument
-        side = torch.where(converged[..., None, None], side, 1)
-        active = torch.where(converged[..., None, None], active, 1)
-    return polished.z, polished.residual, converged, iterations, side, active, *polished.stored
+        active = Active(*(torch.where(solved[..., None, None], a, 1) for a in active))
+    return polished.z, polished.residual, polished.status, iterations, *active, *polished.stored
 
 
-def _nudged(u: Tensor) -> Tensor:
-    """Controls a little off a saddle, in a direction that no symmetry of the problem knows of."""
-    noise = torch.randn(u.shape, generator=torch.Generator().manual_seed(0), dtype=u.dtype).to(u.device)
-    return u + 1e-2 * (1 + u.abs()) * noise
+def _nudged(u: Tensor, seed: int) -> Tensor:
+    """Controls a little off a saddle, in a direction that no symmetry of the problem knows of; each time a little more.
+    It is the same for all elements, so that none depends on its neighbours."""
+    noise = torch.randn(u.shape[1:], generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(u)
+    return u + 10.0 ** (seed - 2) * (1 + u.abs()) * noise
 
 
-def _raise_failed(status: Tensor, iterations: Tensor, residual: Tensor, tolerance: float) -> None:
+def _raise_failed(polished: Polished, helpless: Tensor, iterations: Tensor, tolerance: float) -> None:
+    residual = polished.residual
     raise_failed(
-        status,
+        torch.where(helpless & (polished.status == INFEASIBLE), VIOLATED_AT_START, polished.status),
         {
+            VIOLATED_AT_START: "x_init itself violates a constraint that no control can change: infeasible.",
             INFEASIBLE: "the constraints can't be satisfied from x_init, or not near where the solver looked.",
             UNDEFINED: "the solver ended where there is no strict minimum, or where a function is not finite.",
             STUCK: lambda failed: (
                 f"no convergence to a residual of {tolerance:.0e} in {iterations[failed].max().item()} iterations "
-                f"(it is {residual[failed].max().item():.1e})."
+                f"(it is {residual[failed].nan_to_num(nan=torch.inf).max().item():.1e})."
             ),
         },
     )
@@ -114,8 +139,9 @@ class Found(NamedTuple):
     mu: Tensor
     side: Tensor
     status: Tensor
+    elastic: Tensor
     iterations: Tensor
-    residual: Tensor
+    helpless: Tensor  # x_init violates a row by itself
 
 
 def minimise(start: Iterate, tolerance: float, max_iterations: int) -> Found:
@@ -129,7 +155,8 @@ def minimise(start: Iterate, tolerance: float, max_iterations: int) -> Found:
         side = active_side(it)
         nu = torch.where(side != 0, -at.slope, 0)
         spent = torch.full_like(status, k)
-        return it, status != RUNNING, Found(it.tau, at.costate, nu, at.mu, side, status, spent, at.residual)
+        result = Found(it.tau, at.costate, nu, at.mu, side, status, it.elastic, spent, _violated_at_start(it))
+        return it, status != RUNNING, result
 
     return iterate(start, look, step, max_iterations)
 
@@ -140,20 +167,18 @@ def _judge(it: Iterate, near: float) -> Tensor:
     exhausted = it.damping > MOST_DAMPING
     status = torch.where((status == RUNNING) & exhausted, STUCK, status)
     if it.stage.layout.k:
-        hopeless = (at.violation > 1e-4) & (_relative_penalty(it) > LAST_PENALTY)
-        status = torch.where((status != SOLVED) & (hopeless | _violated_at_start(it)), INFEASIBLE, status)
+        hopeless = (at.violation > HOPELESS) & (it.rho > LAST_PENALTY * it.unit)
+        lost = (status != SOLVED) & (it.elastic == 0) & (hopeless | _violated_at_start(it))
+        status = torch.where(lost, INFEASIBLE, status)
     finite = torch.isfinite(at.residual) & torch.isfinite(at.values).all(-1).all(-1)
     return torch.where(finite, status, UNDEFINED)
-
-
-def _relative_penalty(it: Iterate) -> Tensor:
-    G = it.at.jacobian[:, :, 1 + it.stage.layout.n :]
-    return it.rho * G.square().sum(-1).flatten(1).amax(1) / (largest(it.at.jacobian[:, :, 0], (1, 2)) + 1)
 
 
 def _violated_at_start(it: Iterate) -> Tensor:
     """Whether x_init alone violates a row that no control of the first time can help."""
     layout = it.stage.layout
+    if not layout.k:
+        return torch.zeros_like(it.rho, dtype=torch.bool)
     G = it.at.jacobian[:, :, 1 + layout.n :]
     helpless = (G[:, 0, :, layout.n :] == 0).all(-1)
     off = layout.rows(it.at.values)[:, 0] / row_scale(it.tau, G)[:, 0]
@@ -204,7 +229,7 @@ def _solve_model(it: Iterate) -> tuple[Boxed, Tensor, Tensor]:
 def _model(it: Iterate, H: Tensor) -> Boxed:
     """The model of a step dτ with a Hessian ``(N, T, n + m, n + m)``, damped, in float64."""
     n = it.stage.layout.n
-    ridge = (it.damping * largest(H.flatten(1)).detach())[:, None, None].expand(it.tau.shape)
+    ridge = (it.damping.unsqueeze(-1) * sizes(H.detach().movedim(1, 0))).unsqueeze(1).expand(it.tau.shape)
     H = (torch.lerp(H, H.mT, 0.5) + torch.diag_embed(ridge)).movedim(1, 0).double()
     F = it.at.jacobian[:, :-1, 1 : 1 + n].movedim(1, 0).double()
     c = it.at.gradient.movedim(1, 0).unsqueeze(-1).double()
@@ -240,19 +265,20 @@ def _update(it: Iterate, tau: Tensor, rows: Tensor, length: Tensor, side: Tensor
     it = it._replace(tau=tau, side=side, damping=damping, length=length)
     if it.stage.layout.k:
         it = _update_multipliers(it, rows)
-    return it._replace(at=expand(it.stage, tau, it.lower, it.upper, it.mu, it.rho))
+    return it._replace(at=expand(it.stage, tau, it.lower, it.upper, it.mu, it.rho, it.elastic))
 
 
 def _update_multipliers(it: Iterate, rows: Tensor) -> Iterate:
     """New multipliers after a full step that ends near a minimum of (1), and a larger penalty if that hardly helped."""
-    at = it.at
+    at, rho, soft = it.at, it.rho[:, None, None], it.elastic > 0
     ready = ((it.length == 1) & (at.residual <= SETTLED)) | (at.residual <= NEAR)
-    mu = torch.where(ready[:, None, None], (it.mu + it.rho[:, None, None] * rows).clamp_min(0), it.mu)
-    off = torch.where(mu > 0, rows.abs(), rows.clamp_min(0))
+    pushing = (it.mu + rho * rows).clamp_min(0)
+    off = unmet(rows, pushing, it.elastic)
     violation = largest(off / row_scale(it.tau, at.jacobian[:, :, 1 + it.stage.layout.n :]), (1, 2))
-    slow = ready & (violation > 0.25 * it.last_violation) & (violation > 0.1 * NEAR)
+    slow = ready & ((violation > 0.25 * it.last_violation) | soft) & (violation > 0.1 * NEAR)
+    grown = torch.where(slow, 10 * it.rho, it.rho)
     return it._replace(
-        mu=mu,
-        rho=torch.where(slow, 10 * it.rho, it.rho),
+        mu=torch.where((ready & ~soft)[:, None, None], pushing, it.mu),
+        rho=torch.where(soft, torch.minimum(grown, 1 / it.elastic), grown),
         last_violation=torch.where(ready, violation, it.last_violation),
     )

@@ -80,6 +80,11 @@ def takes_time(f: Callable[..., Any]) -> bool:
     return len(required) >= 3
 
 
+def with_time(f: Callable[..., Any]) -> Callable[..., Any]:
+    """f(x, u) or f(x, u, t) as a function of all three."""
+    return f if takes_time(f) else lambda x, u, t: f(x, u)
+
+
 def _check_shapes(values: dict[str, Tensor], x: Tensor) -> None:
     for name, value in values.items():
         if name == "dynamics" and value.shape[-1:] != x.shape[-1:]:

@@ -7,13 +7,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...batch.products import largest
-from .kkt import assemble, solve_system
+from ...batch.products import largest, or_one
+from .kkt import assemble, compliance, sizes, solve_system
 from .layout import time_first
 from .stage import Stage
 
 NEAR = 1e-6  # relative optimality at which the loop leaves an element to the polish
-FIRST_PENALTY = 1e-1  # ρ, relative to the curvature of the cost over that of the rows
+FIRST_PENALTY = 1e-1  # ρ, relative to its unit
+ELASTIC = 1e-7  # ε of rows that can't be satisfied, in the unit of 1/ρ
 
 
 class Expansion(NamedTuple):
@@ -37,7 +38,9 @@ class Iterate(NamedTuple):
     lower: Tensor
     upper: Tensor
     mu: Tensor
+    unit: Tensor  # of ρ ``(N,)``: what makes the penalty of a row as curved as the cost
     rho: Tensor
+    elastic: Tensor  # ε ``(N,)`` of rows that may be violated at a price, with μ = g / ε; else 0
     side: Tensor  # the bounds that were active in the last model: −1, 0 or 1
     damping: Tensor
     length: Tensor  # of the last step
@@ -45,26 +48,42 @@ class Iterate(NamedTuple):
     at: Expansion
 
 
-def begin(stage: Stage, x_init: Tensor, u: Tensor, lower: Tensor, upper: Tensor, warm: bool) -> Iterate:
-    """The trajectory of the controls u ``(N, T, m)``, moved between the bounds. If they come from an earlier solution,
-    the multipliers of rows that are active there are estimated, and not begun at 0."""
+class Start(NamedTuple):
+    """Stages, first states ``(N, n)``, controls to start from and their bounds ``(N, T, m)``, and for whom the rows are
+    elastic ``(N,)``."""
+
+    stage: Stage
+    x_init: Tensor
+    u: Tensor
+    lower: Tensor
+    upper: Tensor
+    soft: Tensor
+
+
+def begin(start: Start, warm: bool) -> Iterate:
+    """The trajectory of the controls, moved between the bounds. If they come from an earlier solution, the multipliers
+    of rows that are active there are estimated, and not begun at 0."""
+    stage, x_init, u, lower, upper, soft = start
     layout, N = stage.layout, len(u)
     tau = roll_out_controls(stage, x_init, torch.maximum(torch.minimum(u, upper), lower))
     mu, one = tau.new_zeros(N, layout.T, layout.k), tau.new_ones(N)
-    at = expand(stage, tau, lower, upper, mu, one)
+    at = expand(stage, tau, lower, upper, mu, one, 0 * one)
     side = touching(tau[..., layout.n :], lower, upper)
-    it = Iterate(stage, tau, lower, upper, mu, one, side, 0 * one, 0.25 * one, torch.inf * one, at)
+    it = Iterate(stage, tau, lower, upper, mu, one, one, 0 * one, side, 0 * one, 0.25 * one, torch.inf * one, at)
     if not layout.k:
         return it
     G = at.jacobian[:, :, 1 + layout.n :]
-    curvature = largest(cost_hessian(it).flatten(1)) + 1e-12
-    steepness = G.square().sum(-1).flatten(1).amax(1)
-    rho = FIRST_PENALTY * curvature / torch.where(steepness > 0, steepness, 1)
-    mu = estimate_multipliers(it) if warm else mu
-    return it._replace(rho=rho, mu=mu, at=expand(stage, tau, lower, upper, mu, rho))
+    unit = 1 / or_one(largest(compliance(G.movedim(1, 0), sizes(cost_hessian(it).movedim(1, 0))), (0, 2, 3)))
+    mu = torch.where(soft[:, None, None], 0, estimate_multipliers(it)) if warm else mu
+    rho, elastic = FIRST_PENALTY * unit, torch.where(soft, ELASTIC / unit, 0)
+    return it._replace(
+        unit=unit, rho=rho, mu=mu, elastic=elastic, at=expand(stage, tau, lower, upper, mu, rho, elastic)
+    )
 
 
-def expand(stage: Stage, tau: Tensor, lower: Tensor, upper: Tensor, mu: Tensor, rho: Tensor) -> Expansion:
+def expand(
+    stage: Stage, tau: Tensor, lower: Tensor, upper: Tensor, mu: Tensor, rho: Tensor, elastic: Tensor
+) -> Expansion:
     """Everything to first order."""
     layout, n = stage.layout, stage.layout.n
     values, J = (v.movedim(1, 0) for v in stage.expand(tau.movedim(1, 0)))
@@ -72,14 +91,21 @@ def expand(stage: Stage, tau: Tensor, lower: Tensor, upper: Tensor, mu: Tensor, 
     mu = (mu + rho[:, None, None] * g).clamp_min(0)
     gradient = J[:, :, 0] + torch.einsum("btki,btk->bti", G, mu)
     costate, slope = adjoint(gradient, J[:, :, 1 : 1 + n], n)
-    terms = torch.maximum(largest(gradient, (1, 2)), largest(costate, (1, 2)))
     u = tau[..., n:]
     resting = ((u <= lower) & (slope >= 0)) | ((u >= upper) & (slope <= 0))
-    residual = largest(torch.where(resting, 0, slope), (1, 2)) / terms.clamp_min(torch.finfo(terms.dtype).tiny)
+    of_stage = gradient[..., n:]
+    terms = torch.maximum(largest(gradient, (1, 2)), largest(costate, (1, 2)))
+    added_up = (of_stage.abs() + (slope - of_stage).abs()).amax(1) + 1e-6 * terms.unsqueeze(-1)
+    residual = largest(torch.where(resting, 0, slope).abs().amax(1) / or_one(added_up))
     # A cost that vanishes with all its derivatives is at its minimum, and nothing is left to be relative to.
     residual = torch.where(terms <= 1e-14 * (1 + largest(tau, (1, 2))), 0, residual)
-    off = torch.where(mu > 0, g.abs(), g.clamp_min(0)) / row_scale(tau, G)
+    off = unmet(g, mu, elastic) / row_scale(tau, G)
     return Expansion(values, J, mu, gradient, costate, slope, residual, largest(off, (1, 2)))
+
+
+def unmet(g: Tensor, mu: Tensor, elastic: Tensor) -> Tensor:
+    """How far rows g ``(N, T, k)`` are from what they ought to be with multipliers μ: g = εμ, or g ≤ 0 where μ = 0."""
+    return torch.where(mu > 0, (g - elastic[:, None, None] * mu).abs(), g.clamp_min(0))
 
 
 def row_scale(tau: Tensor, G: Tensor) -> Tensor:
@@ -118,16 +144,16 @@ def cost_hessian(it: Iterate) -> Tensor:
 def convex(H: Tensor) -> Tensor:
     """H ``(N, T, ·, ·)`` with its negative eigenvalues made positive: of the whole stage, cross terms included."""
     H = torch.lerp(H, H.mT, 0.5)
-    size = H.abs().amax((-2, -1), keepdim=True)
-    ridge = 1e-9 * size * torch.eye(H.shape[-1], dtype=H.dtype, device=H.device)
-    _, info = torch.linalg.cholesky_ex((H + 1e-7 * ridge).detach())
+    unit = sizes(H.detach().movedim(1, 0)).sqrt()[:, None, :, None]  # in which all coordinates are alike
+    scaled = H / (unit * unit.mT)
+    ridge = 1e-9 * torch.eye(H.shape[-1], dtype=H.dtype, device=H.device)
+    _, info = torch.linalg.cholesky_ex((scaled + 1e-7 * ridge).detach())
     bad = info > 0
-    if not bad.any():
-        return H + ridge
-    eigenvalues, V = torch.linalg.eigh(H[bad].detach())
-    raised = eigenvalues.abs().clamp_min(1e-6) - eigenvalues
-    H = H.index_put((bad,), H[bad] + V @ (raised.unsqueeze(-1) * V.mT))
-    return H + ridge
+    if bad.any():
+        eigenvalues, V = torch.linalg.eigh(scaled[bad].detach().nan_to_num())
+        raised = eigenvalues.abs().clamp_min(1e-6) - eigenvalues
+        scaled = scaled.index_put((bad,), scaled[bad] + V @ (raised.unsqueeze(-1) * V.mT))
+    return (scaled + ridge) * (unit * unit.mT)
 
 
 def estimate_multipliers(it: Iterate) -> Tensor:
@@ -137,10 +163,11 @@ def estimate_multipliers(it: Iterate) -> Tensor:
     active = g >= -NEAR * row_scale(it.tau, G)
     H = convex(cost_hessian(it)).movedim(1, 0).double()
     F, rows = (M.movedim(1, 0).double() for M in (at.jacobian[:, :-1, 1 : 1 + n], G))
-    kkt = assemble(H, F, time_first(it.side) != 0, rows, time_first(active))
+    on = time_first(active)
+    kkt = assemble(H, F, time_first(it.side) != 0, rows, on, torch.zeros_like(rows[..., :1]))
     f, x1 = torch.zeros_like(F[..., :1]), torch.zeros_like(kkt.factor.V[0, :, :, :1])
     c = at.jacobian[:, :, 0].movedim(1, 0).unsqueeze(-1).double()
-    _, mu = solve_system(kkt, c, f, x1, None, -time_first(g).double() * time_first(active))
+    _, mu = solve_system(kkt, c, f, x1, None, -time_first(g).double() * on)
     mu = torch.where(active, mu.squeeze(-1).movedim(0, 1).to(g.dtype), 0)
     return torch.where(mu > 0, mu, 0)
 
