@@ -15,7 +15,17 @@ from .harness.experiment import Experiment, Outcome, Run
 from .harness.results import read_result
 from .harness.training import epochs, train
 
-MODULES = ("sudoku", "denoising", "few_shot", "jigsaw", "top_k", "imitation", "lqr_recovery")
+MODULES = (
+    "sudoku",
+    "denoising",
+    "few_shot",
+    "jigsaw",
+    "top_k",
+    "imitation",
+    "lqr_recovery",
+    "cem_regression",
+    "cem_pendulum",
+)
 
 __all__ = ["Experiment", "Outcome", "Run", "epochs", "find", "names", "read_result", "train"]
 
