@@ -73,7 +73,10 @@ def read(
     W, matrix = read_weight(weight, information, m, block, y0)
     c = read_radius(radius, m // block, y0)
     terms = Terms(block, read_loss(loss), matrix)
-    low, high = read_bound("lower", lower, -torch.inf, y0, manifold), read_bound("upper", upper, torch.inf, y0, manifold)
+    low, high = (
+        read_bound("lower", lower, -torch.inf, y0, manifold),
+        read_bound("upper", upper, torch.inf, y0, manifold),
+    )
     named = [("y0", y0, 1), ("residual(y0, *x)", value, 1), ("weight", W, terms.weight_dims)]
     batch = broadcast_batch([*named, ("radius", c, 1), ("lower", low, 1), ("upper", high, 1)])
     y0 = y0.expand(*batch, y0.shape[-1])
@@ -92,7 +95,9 @@ def on_manifold(y0: Tensor, manifold: Manifold) -> Tensor:
     """y0 as a point of the manifold, exactly."""
     for name in ("ambient", "dim", "retract", "chart", "size", "project"):
         if not hasattr(manifold, name):
-            raise ValueError(f"manifold must be Euclidean, SO2, SE2, SO3, or a Power or Product of such, got {manifold!r}")
+            raise ValueError(
+                f"manifold must be Euclidean, SO2, SE2, SO3, or a Power or Product of such, got {manifold!r}"
+            )
     if y0.shape[-1] != manifold.ambient:
         raise ValueError(f"y0 must have {manifold.ambient} entries for this manifold, got {tuple(y0.shape)}")
     point = manifold.project(y0)

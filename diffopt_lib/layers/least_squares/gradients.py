@@ -28,7 +28,7 @@ from ...batch.shapes import flatten, flatten_whole
 from .derivative import Conditions
 from .methods import LEAST
 from .model import Model
-from .normal import Form, Normal
+from .normal import Dense, Form, Normal
 
 EPSILON = 1e-5  # the length of the longest perturbation that direct loss minimisation makes, relative to y
 
@@ -84,7 +84,9 @@ class Updates:
         with torch.no_grad():
             normal = self.normal(y, theta)
         R = self.conditions(y.new_zeros(*y.shape[:-1], side.shape[-1]), y, *theta)
-        step = _Held.apply(lambda b: self.solve(normal, b, side), torch.where(side != 0, 0, R))
+        R_free = torch.where(side != 0, 0, R)
+        held = isinstance(normal, Dense)  # of which autograd sees that it is linear in b; iterations are not, quite
+        step = self.solve(normal, R_free, side) if held else _Held.apply(lambda b: self.solve(normal, b, side), R_free)
         return self.conditions.manifold.retract(y, torch.where(side != 0, -R, -step))
 
 

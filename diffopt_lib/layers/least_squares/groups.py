@@ -152,7 +152,9 @@ class SO3(_Group):
 
 def turn(c: Tensor, v: Tensor) -> Tensor:
     """The vector v of the plane, turned by (cos θ, sin θ)."""
-    return torch.stack([c[..., 0] * v[..., 0] - c[..., 1] * v[..., 1], c[..., 1] * v[..., 0] + c[..., 0] * v[..., 1]], -1)
+    return torch.stack(
+        [c[..., 0] * v[..., 0] - c[..., 1] * v[..., 1], c[..., 1] * v[..., 0] + c[..., 0] * v[..., 1]], -1
+    )
 
 
 def unit(v: Tensor) -> Tensor:

@@ -154,9 +154,7 @@ def least_squares(
         check_callable("solve", solve)
     if form == "sparse" and gradient in ("unroll", "truncated"):
         raise ValueError(f"gradient must be implicit, one_step or dlm in sparse form, got {gradient!r}")
-    problem = arguments.read(
-        residual, y0, x, weight, information, block, loss, radius, manifold, lower, upper
-    )
+    problem = arguments.read(residual, y0, x, weight, information, block, loss, radius, manifold, lower, upper)
     make = FORMS[form](sparsity)
     if form == "sparse":
         arguments.check_sparsity(sparsity, _count(problem), problem.manifold.dim)
@@ -188,9 +186,7 @@ FORMS: dict[str, Callable[[Sparsity | None], Form]] = {
 }
 
 
-def _find(
-    problem: Problem, search: solver.Search, differentiably: bool, on_failure: OnFailure
-) -> tuple[Tensor, ...]:
+def _find(problem: Problem, search: solver.Search, differentiably: bool, on_failure: OnFailure) -> tuple[Tensor, ...]:
     """y, error, iterations, status and which bounds hold y, without a graph unless it is asked for."""
     terms, manifold = problem.terms, problem.manifold
 

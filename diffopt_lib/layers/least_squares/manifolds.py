@@ -16,6 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+
 class Manifold(Protocol):
     """Points ``(..., ambient)``, tangent vectors ``(..., dim)``."""
 

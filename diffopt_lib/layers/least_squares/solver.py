@@ -88,6 +88,7 @@ def solve(model: Model, box: Box, y: Tensor, search: Search) -> Found:
         if not saddle.any():
             return found
     again = descend(*select((model, box, onward), saddle), search)
+    again = again._replace(iterations=again.iterations + found.iterations[saddle] + 1)
     with torch.no_grad():
         narrow, narrow_box = select((model, box), saddle)
         still, _ = escape(narrow, again.y, held(narrow, narrow_box, again.y), again.status == SOLVED, again.iterations)
@@ -139,9 +140,7 @@ def step(it: Iterate, search: Search) -> Iterate:
     y = torch.where(accepted.unsqueeze(-1), y, it.y)
     value, error, place = _evaluate(model, it.box, y, place.D, search)
     level = (accepted & (predicted <= rounding)) & (error > 0.5 * it.error)  # rounding lets the slope fall no further
-    return it._replace(
-        y=y, value=value, error=error, place=place, control=control, finished=finished | level.detach()
-    )
+    return it._replace(y=y, value=value, error=error, place=place, control=control, finished=finished | level.detach())
 
 
 def _evaluate(model: Model, box: Box, y: Tensor, D: Tensor | None, search: Search) -> tuple[Tensor, Tensor, Place]:
