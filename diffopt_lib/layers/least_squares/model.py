@@ -2,8 +2,14 @@
 
     f(y) = ½ Σ_e ρ(s_e),      s_e = r_eᵀ W_e r_e                                                   (1)
 
-where term e consists of ``block`` consecutive residuals. Its slope in r is u_e = ρ'(s_e) W_e r_e, so ∇f = Jᵀu, and the
-Gauss–Newton matrix M = Jᵀ diag(ρ'(s_e) W_e) J is the Hessian without what is curved in r and in ρ.
+where term e consists of ``block`` consecutive residuals. Its slope in r is u_e = ρ'(s_e) W_e r_e, so ∇f = Jᵀu. The
+Hessian without what is curved in r is M = JᵀΩJ with the blocks
+
+    Ω_e = ρ' W_e + 2 ρ'' W_e r_e r_eᵀ W_e                                                          (2)
+
+where the second term, if it is negative, is cut so that 5 % of the first are left along r_e (Triggs et al., Bundle
+adjustment, 2000, §4.3): M is Gauss and Newton's matrix, positive semidefinite. Far from a solution the second term is left
+out: a sum of squares weighted with ρ' lies above a concave ρ, so its minimum is a safe step.
 """
 
 from __future__ import annotations
@@ -16,10 +22,12 @@ from torch import Tensor
 from torch.func import grad, vjp, vmap
 
 from ...batch.function import RowFunction
-from .losses import Loss
+from .losses import Loss, squared
 from .manifolds import Manifold
 
 Push = Callable[[Tensor], Tensor]
+
+LEFT = 0.05  # of the curvature of a term along its residual, whatever its loss is
 
 
 @dataclass(frozen=True)
@@ -60,6 +68,14 @@ class Terms:
         """ρ'(s), ``(*batch, E)``."""
         return grad(lambda s: self.loss(s, radius).sum())(s)
 
+    def bend(self, s: Tensor, radius: Tensor, slope: Tensor) -> Tensor | None:
+        """2 ρ''(s), cut as (2) is, ``(*batch, E)``; None where ρ is the identity."""
+        if self.loss is squared:
+            return None
+        second = 2 * grad(lambda s: self.slope(s, radius).sum())(s)
+        least = (LEFT - 1) * slope / torch.where(s > 0, s, 1)
+        return torch.where(s > 0, torch.maximum(second, least), 0)
+
 
 @dataclass(frozen=True)
 class Model:
@@ -83,8 +99,8 @@ class Model:
         """f, ``(N,)``."""
         return self.terms.cost(self.residual(y).double(), self.weight, self.radius)
 
-    def linearise(self, y: Tensor) -> Linearisation:
-        """Residuals and their derivative in δ at y ⊞ δ, δ = 0."""
+    def linearise(self, y: Tensor, near: Tensor | None = None) -> Linearisation:
+        """Residuals and their derivative in δ at y ⊞ δ, δ = 0; the loss is bent as in (2) where ``near`` ``(N,)`` holds."""
         zero = y.new_zeros(len(y), self.manifold.dim)
         r, pull = vjp(lambda delta: self.residual(self.manifold.retract(y, delta)), zero)
         # J v as the transpose of a transpose: torch's own forward mode does not know every function that users write.
@@ -95,11 +111,16 @@ class Model:
         slope = self.terms.slope(s, self.radius)
         u = (slope.unsqueeze(-1) * Wr).flatten(-2)
         (gradient,) = pull(u.to(zero.dtype))
+        bend = self.terms.bend(s, self.radius, slope)
+        if bend is not None and near is not None:
+            bend = torch.where(near.unsqueeze(-1), bend, 0)
         return Linearisation(
             value=0.5 * self.terms.loss(s, self.radius).sum(-1),
             size=(slope * s).sum(-1).clamp_min(0).sqrt(),
             gradient=gradient.double(),
             slope=slope,
+            bend=bend,
+            force=Wr,
             push=lambda v: push(v.to(zero.dtype))[0],
             pull=lambda u: pull(u.to(zero.dtype))[0],
         )
@@ -129,12 +150,15 @@ class Model:
 
 @dataclass(frozen=True)
 class Linearisation:
-    """Of a model at points y: f ``(N,)``, √Σ ρ's ``(N,)``, ∇f ``(N, dim)``, ρ' ``(N, E)``, v ↦ J v and u ↦ Jᵀu."""
+    """Of a model at points y: f and √Σ ρ's ``(N,)``, ∇f ``(N, dim)``, ρ' and the cut 2ρ'' ``(N, E)``, W r ``(N, E, k)``,
+    v ↦ J v and u ↦ Jᵀu."""
 
     value: Tensor
     size: Tensor
     gradient: Tensor
     slope: Tensor
+    bend: Tensor | None
+    force: Tensor
     push: Push
     pull: Push
 

@@ -1,4 +1,4 @@
-"""The Gauss–Newton matrix M = JᵀΩJ, Ω = diag(ρ'(s_e) W_e), in three forms, and systems with it.
+"""The Gauss–Newton matrix M = JᵀΩJ, Ω as in eq. (2) of :mod:`.model`, in three forms, and systems with it.
 
 Each form says what M is times a vector, what its diagonal is, and solves (M + diag(shift)) d = b for the coordinates
 that are free to move; the others get 0. Where the matrix is not positive definite the solution is NaN.
@@ -40,7 +40,11 @@ Form = Callable[[Model, Linearisation, Tensor], Normal]
 def weigh(model: Model, at: Linearisation, v: Tensor) -> Tensor:
     """Ω v for v ``(..., N, m)``."""
     _, Wv = model.terms.weighted(v, model.weight)
-    return (at.slope.unsqueeze(-1) * Wv).flatten(-2)
+    product = at.slope.unsqueeze(-1) * Wv
+    if at.bend is not None:
+        along = (at.force * v.unflatten(-1, at.force.shape[-2:])).sum(-1)
+        product = product + (at.bend * along).unsqueeze(-1) * at.force
+    return product.flatten(-2)
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ class Sparse:
         """The form for a pattern."""
 
         def of(model: Model, at: Linearisation, y: Tensor) -> Sparse:
-            pattern = sparsity.closed(model.terms.block) if model.terms.matrix else sparsity
+            pattern = sparsity.closed(model.terms.block)
             compressed = columns(at.push, pattern.seeds(y), len(y)).double()
             weighted = weigh(model, at, compressed)
             values, products = (pattern.expand(c).cpu().numpy() for c in (compressed, weighted))

@@ -35,6 +35,7 @@ from .methods import LEAST, Control, Method, Place
 from .model import Model
 from .normal import Form, Normal
 
+NEAR = 1e-2  # error (1) from which on the model sees how the loss is bent
 ROUNDING_LEVEL = 1e-4  # relative error (1) at which an element that finds no decrease any more has met rounding
 
 
@@ -109,9 +110,9 @@ def descend(model: Model, box: Box, y: Tensor, search: Search) -> Found:
 
 def _begin(model: Model, box: Box, y: Tensor, search: Search) -> Iterate:
     y = y.clamp(box.lower, box.upper)
-    value, error, place = _evaluate(model, box, y, None, search)
-    size = model.manifold.size(y.detach())
     never = torch.zeros(len(y), dtype=torch.bool, device=y.device)
+    value, error, place = _evaluate(model, box, y, never, None, search)
+    size = model.manifold.size(y.detach())
     return Iterate(model, box, y, size, value, error, place, search.method.start(place.D), never)
 
 
@@ -138,14 +139,16 @@ def step(it: Iterate, search: Search) -> Iterate:
     if not accepted.any():
         return it._replace(control=control, finished=finished)
     y = torch.where(accepted.unsqueeze(-1), y, it.y)
-    value, error, place = _evaluate(model, it.box, y, place.D, search)
+    value, error, place = _evaluate(model, it.box, y, it.error <= NEAR, place.D, search)
     level = (accepted & (predicted <= rounding)) & (error > 0.5 * it.error)  # rounding lets the slope fall no further
     return it._replace(y=y, value=value, error=error, place=place, control=control, finished=finished | level.detach())
 
 
-def _evaluate(model: Model, box: Box, y: Tensor, D: Tensor | None, search: Search) -> tuple[Tensor, Tensor, Place]:
+def _evaluate(
+    model: Model, box: Box, y: Tensor, near: Tensor, D: Tensor | None, search: Search
+) -> tuple[Tensor, Tensor, Place]:
     """f, the error (1), and the place."""
-    at = model.linearise(y)
+    at = model.linearise(y, near)
     normal: Normal = search.form(model, at, y)
     with torch.no_grad():
         diagonal = normal.diagonal().clamp_min(0)

@@ -8,7 +8,7 @@ many products as there are colours give all entries. The same works for the Hess
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -31,6 +31,7 @@ class Sparsity:
     rows: np.ndarray
     columns: np.ndarray
     shape: tuple[int, int]
+    _closed: dict[int, Sparsity] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, matrix: object) -> Sparsity:
@@ -75,10 +76,12 @@ class Sparsity:
         """With the rows of a block alike, as they are after a product with a block's weight."""
         if block == 1:
             return self
-        terms = scipy.sparse.coo_array(
-            (np.ones(len(self.rows)), (self.rows // block, self.columns)), shape=(self.shape[0] // block, self.shape[1])
-        )
-        return Sparsity.of(scipy.sparse.kron(terms, np.ones((block, 1))))
+        if block not in self._closed:
+            shape = (self.shape[0] // block, self.shape[1])
+            ones = np.ones(len(self.rows))
+            terms = scipy.sparse.coo_array((ones, (self.rows // block, self.columns)), shape=shape)
+            self._closed[block] = Sparsity.of(scipy.sparse.kron(terms, np.ones((block, 1))))
+        return self._closed[block]
 
     @cached_property
     def matrix(self) -> scipy.sparse.csr_array:
