@@ -1,4 +1,4 @@
-"""Nonlinear least squares as a layer: open :mod:`.layer` for the problem, :mod:`.solver` and :mod:`.derivative` for how."""
+"""Nonlinear least squares as a layer: :mod:`.layer` for the problem, :mod:`.solver` and :mod:`.derivative` for how."""
 
 from .groups import SE2, SO2, SO3
 from .layer import LeastSquaresSolution, least_squares

@@ -30,7 +30,7 @@ OFF = 1e-3  # a rotation or pose that is farther from being one, relative to its
 
 
 class Problem(NamedTuple):
-    """The problem in plain terms: ``residual(y, *x)``, of tensors alone; the numbers with equally many batch dimensions."""
+    """The problem in plain terms: ``residual(y, *x)`` of tensors alone, numbers with equally many batch dimensions."""
 
     residual: Callable[..., Tensor]
     terms: Terms
@@ -65,7 +65,7 @@ def read(
     f, hidden, value = make_explicit(residual, y0, *x)
     if value.ndim == 0 or value.dtype != y0.dtype:
         raise ValueError(
-            f"residual must return ({'*batch'}, m) in the dtype of y0, {y0.dtype}, got {tuple(value.shape)} {value.dtype}"
+            f"residual must return (*batch, m), {y0.dtype} as y0 is, got {tuple(value.shape)} {value.dtype}"
         )
     m = value.shape[-1]
     if m % block:
@@ -87,8 +87,9 @@ def read(
             raise ValueError(f"residual must return {(*batch, m)} for y {tuple(y0.shape)}, got {tuple(whole.shape)}")
     if values_visible(low) and values_visible(high) and (low > high).any():
         raise ValueError("lower must not be above upper")
-    aligned = (align_batch(t, d, len(batch)) for t, d in ((W, terms.weight_dims), (c, 1), (low, 1), (high, 1)))
-    return Problem(f, terms, manifold, y0, *aligned, (*x, *hidden))
+    W, c = align_batch(W, terms.weight_dims, len(batch)), align_batch(c, 1, len(batch))
+    low, high = align_batch(low, 1, len(batch)), align_batch(high, 1, len(batch))
+    return Problem(f, terms, manifold, y0, W, c, low, high, (*x, *hidden))
 
 
 def on_manifold(y0: Tensor, manifold: Manifold) -> Tensor:
@@ -129,10 +130,8 @@ def read_weight(
             f"weight must be a number or end in 1, {terms} or {m}: one for all, for each term or for each residual; "
             f"got {tuple(w.shape)}"
         )
-    if w.shape[-1] == m and block > 1 and m > 1 and m != terms:
-        w = w.unflatten(-1, (terms, block))
-    else:
-        w = w.unsqueeze(-1)
+    each_residual = w.shape[-1] == m and m not in (1, terms)
+    w = w.unflatten(-1, (terms, block)) if each_residual else w.unsqueeze(-1)
     if information is None:
         return w, False
     check_kind("information", information, Tensor, "a tensor")
@@ -200,6 +199,6 @@ def in_tangent(bound: Tensor, none: float, manifold: Manifold) -> Tensor:
 def check_sparsity(sparsity: object, m: int, n: int) -> None:
     """The pattern of the Jacobian of m residuals in n tangent coordinates."""
     check_kind("sparsity", sparsity, Sparsity, "a Sparsity, which the sparse form needs")
-    assert_shape = getattr(sparsity, "shape", None)
-    if assert_shape != (m, n):
-        raise ValueError(f"sparsity must have the shape {(m, n)}, got {assert_shape}")
+    shape = getattr(sparsity, "shape", None)
+    if shape != (m, n):
+        raise ValueError(f"sparsity must have the shape {(m, n)}, got {shape}")

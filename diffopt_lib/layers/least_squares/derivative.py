@@ -9,9 +9,9 @@ whose Jacobian in δ is the identity in the first rows and the Hessian ∇²f in
 
     ∇²f = M + Σ_i u_i ∇²r_i + what is curved in ρ,        u = the slope of f in r                    (2)
 
-Gauss and Newton's M alone is good for finding y* and wrong for differentiating it, by as much as the residuals are large
-and curved. The derivative exists where (2) is positive definite on the free coordinates, which is tested: elsewhere y*
-is no strict minimum, and the backward pass raises.
+Gauss and Newton's M alone is good for finding y* and wrong for differentiating it, the more so the larger and the more
+curved the residuals are. The derivative exists where (2) is positive definite on the free coordinates, which is tested:
+elsewhere y* is no strict minimum, and the backward pass raises.
 
 Source: chapter book/2_differentiable/13_least_squares; the implicit function theorem as in :mod:`diffopt_lib.implicit`.
 """

@@ -7,8 +7,8 @@ With H = ∇²f, M Gauss and Newton's part of it, B = ∂∇f/∂x and A = I −
     truncated       −(I + A + … + A^(K−1)) M⁻¹ B           the last K updates
     direct loss     (∇_x f(y_ε) − ∇_x f(y_−ε)) / 2ε        y_ε = argmin f + ε gᵀδ, by K updates from y*
 
-where g is the cotangent. The last needs no derivative of ∇f at all; with K updates it is the truncated one up to ε², and
-tends to the exact one as K grows (Hazan, Keshet & McAllester 2010; Song et al. 2016; Pineda et al. 2022 take K = 1).
+where g is the cotangent. The last needs no derivative of ∇f; with K updates it is the truncated one up to ε², and tends
+to the exact one as K grows (Hazan, Keshet & McAllester 2010; Song et al. 2016; Pineda et al. 2022 take K = 1).
 All three hold the bounds that hold y*, and differentiate these by the identity.
 """
 
@@ -123,7 +123,7 @@ class DirectLoss(torch.autograd.Function):
         conditions, side = ctx.updates.conditions, theta[0]
 
         def change(*theta: Tensor) -> Tensor:
-            """(f(y_ε; θ) − f(y_−ε; θ)) / 2ε with the held coordinates at their bounds, and what these do by themselves."""
+            """(f(y_ε; θ) − f(y_−ε; θ)) / 2ε, held coordinates at their bounds, and what these do by themselves."""
             _, weight, radius, lower, upper, *x = theta
             chart = conditions.manifold.chart
             bound = torch.where(side < 0, chart(lower), torch.where(side > 0, chart(upper), 0))

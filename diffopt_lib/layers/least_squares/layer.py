@@ -2,8 +2,8 @@
 
     y*(x) = argmin_y  ½ Σ_e ρ( r_e(y, x)ᵀ W_e r_e(y, x) )   s.t.  lower ≤ y ≤ upper,   y in a manifold      (1)
 
-The residuals r ``(*batch, m)`` fall into terms r_e of ``block`` consecutive ones; W_e ⪰ 0 is their weight, and ρ a robust
-loss, ρ(s) = s by default. How (1) is solved is in :mod:`.solver`, its derivative in :mod:`.derivative`.
+The residuals r ``(*batch, m)`` fall into terms r_e of ``block`` consecutive ones; W_e ⪰ 0 is their weight, and ρ a
+robust loss, ρ(s) = s by default. How (1) is solved is in :mod:`.solver`, its derivative in :mod:`.derivative`.
 
 **What the derivative is.** That of a strict local minimum, by the implicit function theorem with the whole Hessian of
 (1), to any order: in x, in whatever ``residual`` closes over, in weights, information, radius and bounds. Gauss–Newton

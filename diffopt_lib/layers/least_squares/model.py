@@ -8,8 +8,8 @@ Hessian without what is curved in r is M = JᵀΩJ with the blocks
     Ω_e = ρ' W_e + 2 ρ'' W_e r_e r_eᵀ W_e                                                          (2)
 
 where the second term, if it is negative, is cut so that 5 % of the first are left along r_e (Triggs et al., Bundle
-adjustment, 2000, §4.3): M is Gauss and Newton's matrix, positive semidefinite. Far from a solution the second term is left
-out: a sum of squares weighted with ρ' lies above a concave ρ, so its minimum is a safe step.
+adjustment, 2000, §4.3): M is Gauss and Newton's matrix, positive semidefinite. Far from a solution the second term is
+left out: a sum of squares weighted with ρ' lies above a concave ρ, so its minimum is a safe step.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Model:
         return self.terms.cost(self.residual(y).double(), self.weight, self.radius)
 
     def linearise(self, y: Tensor, near: Tensor | None = None) -> Linearisation:
-        """Residuals and their derivative in δ at y ⊞ δ, δ = 0; the loss is bent as in (2) where ``near`` ``(N,)`` holds."""
+        """Residuals and their derivative in δ at y ⊞ δ, δ = 0; the loss is bent as in (2) where ``near`` ``(N,)``."""
         zero = y.new_zeros(len(y), self.manifold.dim)
         r, pull = vjp(lambda delta: self.residual(self.manifold.retract(y, delta)), zero)
         # J v as the transpose of a transpose: torch's own forward mode does not know every function that users write.
@@ -150,7 +150,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Linearisation:
-    """Of a model at points y: f and √Σ ρ's ``(N,)``, ∇f ``(N, dim)``, ρ' and the cut 2ρ'' ``(N, E)``, W r ``(N, E, k)``,
+    """At points y: f and √Σ ρ's ``(N,)``, ∇f ``(N, dim)``, ρ' and the cut 2ρ'' ``(N, E)``, W r ``(N, E, k)``,
     v ↦ J v and u ↦ Jᵀu."""
 
     value: Tensor

@@ -2,8 +2,8 @@
 
     min  ½ Σ_e ρ( w_e ‖log(z_e⁻¹ · a_e⁻¹ b_e)‖²_{Ω_e} )     over the poses that are not known           (1)
 
-Edge e says that pose b_e was seen from pose a_e at z_e, with information Ω_e, the inverse covariance. Steps from one pose
-to the next come from odometry, the others are loop closures: a place was recognised, or mistaken for another.
+Edge e says that pose b_e was seen from pose a_e at z_e, with information Ω_e, the inverse covariance. Steps from one
+pose to the next come from odometry, the others are loop closures: a place was recognised, or mistaken for another.
 
 Chapter: book/2_differentiable/13_least_squares. Source: Grisetti, Kümmerle, Stachniss & Burgard, A tutorial on
 graph-based SLAM, 2010; the synthetic graphs are as in Pineda et al., Theseus, 2022, in the plane.
@@ -176,7 +176,8 @@ def synthetic(
     deviation = torch.tensor([translation, translation, rotation], dtype=dtype)
     seen = PLANE.between(truth[..., edges[:, 0], :], truth[..., edges[:, 1], :])
     seen = PLANE.retract(seen, deviation * normal(len(edges), 3))
-    wrong = torch.cat([5 * (2 * torch.rand(*batch, len(edges), 2, generator=generator, dtype=dtype) - 1), 3 * normal(len(edges), 1)], -1)
+    off = 5 * (2 * torch.rand(*batch, len(edges), 2, generator=generator, dtype=dtype) - 1)
+    wrong = torch.cat([off, 3 * normal(len(edges), 1)], -1)
     outlier = closure & (torch.rand(*batch, len(edges), generator=generator) < outliers)
     measured = torch.where(outlier.unsqueeze(-1), PLANE.retract(seen, wrong), seen)
     start = PLANE.retract(truth, 3 * deviation * normal(poses, 3))

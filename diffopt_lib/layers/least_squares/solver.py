@@ -10,9 +10,10 @@ but for rounding; else the method tries a smaller one.
 
 ∇f_j is the product of column j of J with the residuals, so (1) says that they are orthogonal: in no unit of r or of y.
 The second term is what rounding in y makes of r, and ends problems whose residuals vanish. ‖M^½ y‖ stands for the root
-of Σ_j M_jj y_j². An element has also converged when an accepted step, made with little damping, is below rounding in
-every coordinate, seen against y there and at the start: that ends problems whose Jacobian vanishes too.
-A small step alone says nothing: damping makes any step small.
+of Σ_j M_jj y_j². Problems whose Jacobian vanishes at the solution, too, end when an accepted step, made with little
+damping, is below rounding in every coordinate, seen against the largest y so far, or when residuals that are below
+rounding already, seen against the largest M and y so far, have stopped falling fast. A small step alone says nothing:
+damping makes any step small.
 
 **Saddles.** Where (1) holds though f is curved down, as at a start at which J = 0, the point is no minimum. It is left
 along the curvature, once; whoever comes back to a saddle has failed.
@@ -64,7 +65,7 @@ class Iterate(NamedTuple):
     model: Model
     box: Box
     y: Tensor
-    start_size: Tensor
+    size: Tensor
     value: Tensor
     error: Tensor
     place: Place
@@ -133,15 +134,19 @@ def step(it: Iterate, search: Search) -> Iterate:
         ratio = torch.where(predicted <= rounding, 1, ratio)
         length = (place.D * taken.square()).sum(-1).sqrt()
         control = search.method.adapt(it.control, length, accepted, ratio)
-        size = torch.maximum(model.manifold.size(it.y), it.start_size)
-        small = (taken.abs() <= 2 * torch.finfo(y.dtype).eps * size).all(-1)
+        eps = torch.finfo(y.dtype).eps
+        size = torch.where(accepted.unsqueeze(-1), torch.maximum(model.manifold.size(y), it.size), it.size)
+        small = (taken.abs() <= 2 * eps * size).all(-1)
+        vanished = (2 * it.value).sqrt() <= 100 * eps * (place.D * size.double().square()).sum(-1).sqrt()
+        small |= vanished & (decrease < 0.5 * it.value)
         finished = it.finished | (accepted & small & search.method.trusts(it.control))
     if not accepted.any():
         return it._replace(control=control, finished=finished)
     y = torch.where(accepted.unsqueeze(-1), y, it.y)
     value, error, place = _evaluate(model, it.box, y, it.error <= NEAR, place.D, search)
     level = (accepted & (predicted <= rounding)) & (error > 0.5 * it.error)  # rounding lets the slope fall no further
-    return it._replace(y=y, value=value, error=error, place=place, control=control, finished=finished | level.detach())
+    finished = finished | level.detach()
+    return Iterate(model, it.box, y, size, value, error, place, control, finished)
 
 
 def _evaluate(
