@@ -12,8 +12,8 @@ but for rounding; else the method tries a smaller one.
 The second term is what rounding in y makes of r, and ends problems whose residuals vanish. ‖M^½ y‖ stands for the root
 of Σ_j M_jj y_j². Problems whose Jacobian vanishes at the solution, too, end when an accepted step, made with little
 damping, is below rounding in every coordinate, seen against the largest y so far, or when residuals that are below
-rounding already, seen against the largest M and y so far, have stopped falling fast. A small step alone says nothing:
-damping makes any step small.
+rounding already, seen against the smallest M and the largest y so far, have stopped falling fast. A small step alone
+says nothing: damping makes any step small.
 
 **Saddles.** Where (1) holds though f is curved down, as at a start at which J = 0, the point is no minimum. It is left
 along the curvature, once; whoever comes back to a saddle has failed.
@@ -60,12 +60,17 @@ class Box(NamedTuple):
 
 
 class Iterate(NamedTuple):
-    """A point and what is known there; ``finished``: no further step is of use; ``value`` is f, ``error`` as in (1)."""
+    """A point and what is known there.
+
+    ``size`` is the largest |y| so far and ``lowest`` the smallest diagonal of M, ``value`` is f, ``error`` as in (1).
+    ``finished`` says that no further step is of use.
+    """
 
     model: Model
     box: Box
     y: Tensor
     size: Tensor
+    lowest: Tensor
     value: Tensor
     error: Tensor
     place: Place
@@ -114,7 +119,8 @@ def _begin(model: Model, box: Box, y: Tensor, search: Search) -> Iterate:
     never = torch.zeros(len(y), dtype=torch.bool, device=y.device)
     value, error, place = _evaluate(model, box, y, never, None, search)
     size = model.manifold.size(y.detach())
-    return Iterate(model, box, y, size, value, error, place, search.method.start(place.D), never)
+    lowest = place.normal.diagonal().detach()
+    return Iterate(model, box, y, size, lowest, value, error, place, search.method.start(place.D), never)
 
 
 def step(it: Iterate, search: Search) -> Iterate:
@@ -137,7 +143,8 @@ def step(it: Iterate, search: Search) -> Iterate:
         eps = torch.finfo(y.dtype).eps
         size = torch.where(accepted.unsqueeze(-1), torch.maximum(model.manifold.size(y), it.size), it.size)
         small = (taken.abs() <= 2 * eps * size).all(-1)
-        vanished = (2 * it.value).sqrt() <= 100 * eps * (place.D * size.double().square()).sum(-1).sqrt()
+        noise = 100 * eps * (it.lowest * size.double().square()).sum(-1).sqrt()
+        vanished = (2 * it.value).sqrt() <= noise
         small |= vanished & (decrease < 0.5 * it.value)
         finished = it.finished | (accepted & small & search.method.trusts(it.control))
     if not accepted.any():
@@ -146,7 +153,8 @@ def step(it: Iterate, search: Search) -> Iterate:
     value, error, place = _evaluate(model, it.box, y, it.error <= NEAR, place.D, search)
     level = (accepted & (predicted <= rounding)) & (error > 0.5 * it.error)  # rounding lets the slope fall no further
     finished = finished | level.detach()
-    return Iterate(model, it.box, y, size, value, error, place, control, finished)
+    lowest = torch.minimum(it.lowest, place.normal.diagonal().detach())
+    return Iterate(model, it.box, y, size, lowest, value, error, place, control, finished)
 
 
 def _evaluate(
