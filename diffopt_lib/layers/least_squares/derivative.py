@@ -96,9 +96,10 @@ def dense(operator: LinearOperator, free: Tensor, b: Tensor) -> Tensor:
     L, info = torch.linalg.cholesky_ex(scale.unsqueeze(-1) * H.nan_to_num() * scale.unsqueeze(-2))
     pivots = L.diagonal(dim1=-2, dim2=-1).amin(-1)
     indefinite = (info > 0) | ~(pivots.square() > SINGULAR * b.shape[-1] * torch.finfo(b.dtype).eps)
-    _raise_indefinite(indefinite & torch.isfinite(b).all(-1))
+    _raise_indefinite(indefinite & _asked(b))
     w = scale * torch.cholesky_solve((scale * b).unsqueeze(-1), L).squeeze(-1)
-    return torch.where((indefinite | ~torch.isfinite(H).all(-1).all(-1)).unsqueeze(-1), torch.nan, w)
+    spoiled = (indefinite | ~torch.isfinite(H).all(-1).all(-1)) & (b != 0).any(-1)
+    return torch.where(spoiled.unsqueeze(-1), torch.nan, torch.where((b != 0).any(-1, keepdim=True), w, 0))
 
 
 def sparse(sparsity: Sparsity) -> Callable[[LinearOperator, Tensor, Tensor], Tensor]:
@@ -111,13 +112,17 @@ def sparse(sparsity: Sparsity) -> Callable[[LinearOperator, Tensor, Tensor], Ten
         rows = (t.reshape(-1, b.shape[-1]).double().cpu().numpy() for t in (free, b))
         w, indefinite = [], []
         for entries, free_row, b_row in zip(values, *rows, strict=True):
+            if not b_row.any():  # nobody asks
+                w.append(b_row)
+                indefinite.append(False)
+                continue
             H = scipy.sparse.csc_array((entries, (gram.rows, gram.columns)), shape=gram.shape)
             H = restrict(scipy.sparse.csc_array(0.5 * (H + H.T)), free_row > 0)
             factors = factorise(H + scipy.sparse.diags_array(1 - free_row)) if np.isfinite(entries).all() else None
             w.append(np.full_like(b_row, np.nan) if factors is None else factors.solve(b_row))
             indefinite.append(factors is None or bool(_nearly_singular(factors.U.diagonal(), H)))
         failed = torch.tensor(indefinite, device=b.device).reshape(b.shape[:-1])
-        _raise_indefinite(failed & torch.isfinite(b).all(-1))
+        _raise_indefinite(failed & _asked(b))
         return torch.as_tensor(np.array(w), dtype=b.dtype, device=b.device).reshape(b.shape)
 
     return solve_free
@@ -150,6 +155,11 @@ NO_MINIMUM = (
     "the Hessian of f, curvature of the residuals and of the loss included, is not positive definite at the solution, "
     "so that it is no strict minimum and has no derivative."
 )
+
+
+def _asked(b: Tensor) -> Tensor:
+    """Whether an element has a right-hand side: neither none at all, nor one that is marked NaN already."""
+    return torch.isfinite(b).all(-1) & (b != 0).any(-1)
 
 
 def _raise_indefinite(failed: Tensor) -> None:
