@@ -25,6 +25,7 @@ MODULES = (
     "lqr_recovery",
     "cem_regression",
     "cem_pendulum",
+    "pose_graph",
 )
 
 __all__ = ["Experiment", "Outcome", "Run", "epochs", "find", "names", "read_result", "train"]
