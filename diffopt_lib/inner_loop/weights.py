@@ -75,7 +75,7 @@ class Layout:
 
     def join(self, weights: Mapping[str, Tensor], batch: torch.Size) -> Tensor:
         """``(*batch, n)`` of weights ``(*batch, *shape)`` or ``shape``."""
-        parts = [weights[name].expand(*batch, *shape).reshape(*batch, -1) for name, shape in self.shapes.items()]
+        parts = [weights[name].expand(*batch, *shape).reshape(*batch, shape.numel()) for name, shape in self.shapes.items()]
         return torch.cat(parts, -1)
 
     def split(self, y: Tensor) -> dict[str, Tensor]:
