@@ -51,6 +51,8 @@ def arrange(
     if not isinstance(optimizer, Mapping):
         check_optimizer(optimizer)
         return Layout(dict(shapes)), optimizer
+    if not optimizer:
+        raise ValueError("optimizer must name some part of the module, got an empty mapping")
     for part in optimizer.values():
         check_optimizer(part)
     owner = by_part("optimizer", optimizer, shapes)

@@ -52,13 +52,13 @@ def on_tasks(
     each = vmap(one, in_dims=(0, 0, dims), randomness="different")
 
     def flat(x: Any) -> Any:
-        return x.reshape(batch.numel(), *x.shape[len(batch) :]) if isinstance(x, Tensor) else x
+        return x.reshape((batch.numel(), *x.shape[len(batch) :])) if isinstance(x, Tensor) else x
 
     def all_at_once(weights: Mapping[str, Tensor]) -> Any:
         # The reshaping belongs in here: make_explicit sees a tensor where a torch function takes it, and vmap is none.
         copies = {name: b.expand(batch.numel(), *b.shape).clone() for name, b in buffers.items()}
         out = each({name: flat(w) for name, w in weights.items()}, copies, tree_map(flat, data))
-        return tree_map(lambda x: x.reshape(*batch, *x.shape[1:]), out)
+        return tree_map(lambda x: x.reshape(batch + x.shape[1:]), out)
 
     return all_at_once
 
@@ -75,13 +75,15 @@ class Layout:
 
     def join(self, weights: Mapping[str, Tensor], batch: torch.Size) -> Tensor:
         """``(*batch, n)`` of weights ``(*batch, *shape)`` or ``shape``."""
-        parts = [weights[name].expand(*batch, *shape).reshape(*batch, shape.numel()) for name, shape in self.shapes.items()]
+        parts = [
+            weights[name].expand(batch + shape).reshape(*batch, shape.numel()) for name, shape in self.shapes.items()
+        ]
         return torch.cat(parts, -1)
 
     def split(self, y: Tensor) -> dict[str, Tensor]:
         """Weights ``(*batch, *shape)`` of ``(*batch, n)``."""
         parts = zip(self.shapes.items(), y.split(self.sizes, -1), strict=True)
-        return {name: part.reshape(*y.shape[:-1], *shape) for (name, shape), part in parts}
+        return {name: part.reshape(y.shape[:-1] + shape) for (name, shape), part in parts}
 
 
 class FastWeights(dict[str, Tensor]):
@@ -141,7 +143,9 @@ def _flatten(fast: FastWeights) -> tuple[list[Any], tuple[Any, ...]]:
 def _unflatten(tensors: Any, rest: tuple[Any, ...]) -> FastWeights:
     values, state, centre, residual = tensors
     names, module, batch, steps, systems = rest
-    return FastWeights(dict(zip(names, values, strict=True)), module, batch, state, steps, centre, *residual, systems=systems)
+    return FastWeights(
+        dict(zip(names, values, strict=True)), module, batch, state, steps, centre, *residual, systems=systems
+    )
 
 
 register_pytree_node(FastWeights, _flatten, _unflatten)  # so that vmap and the like take and return it

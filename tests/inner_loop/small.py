@@ -34,20 +34,14 @@ def outer(fast: Mapping[str, Tensor]) -> Tensor:
     return sum(((1 + i) * w).sin().sum() for i, w in enumerate(fast.values()))
 
 
-def central_difference(f: Callable[[Tensor], Tensor], x: Tensor, step: float = 1e-5) -> Tensor:
-    """∇f(x) of a number f(x) by Richardson's two central differences, an error of order step⁴."""
+def relative_error(f: Callable[[Tensor], Tensor], x: Tensor, gradient: Tensor, step: float = 1e-4) -> float:
+    """Of the gradient of a number f(x), along one random direction, against two central differences (error ~ step⁴)."""
+    direction = torch.randn(x.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(7)).to(x.device)
+    direction = direction / direction.norm()
 
-    def slope(i: int, h: float) -> Tensor:
-        e = torch.zeros_like(x).flatten()
-        e[i] = h
-        e = e.reshape(x.shape)
+    def slope(h: float) -> Tensor:
         with torch.no_grad():
-            return (f(x + e) - f(x - e)) / (2 * h)
+            return (f(x + h * direction) - f(x - h * direction)) / (2 * h)
 
-    entries = [(4 * slope(i, step) - slope(i, 2 * step)) / 3 for i in range(x.numel())]
-    return torch.stack(entries).reshape(x.shape)
-
-
-def relative_error(found: Tensor, expected: Tensor) -> float:
-    """‖found − expected‖ / ‖expected‖."""
-    return ((found - expected).norm() / expected.norm()).item()
+    expected = (4 * slope(step) - slope(2 * step)) / 3
+    return ((gradient * direction).sum() - expected).abs().item() / expected.abs().item()

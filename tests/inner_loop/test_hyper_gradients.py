@@ -4,26 +4,26 @@ from functools import partial
 
 import pytest
 import torch
-from small import DOUBLE, central_difference, loss, network, outer, relative_error, tasks
+from small import DOUBLE, loss, network, outer, relative_error, tasks
 from torch import nn
 from torch.func import functional_call
 
 from diffopt_lib import SGD, Adam, inner_loop
 from diffopt_lib.linear import cg, dense_solve
 
-STEPS = {"unroll": 8, "checkpoint": 8, "implicit": 400}
+STEPS = {"unroll": 5, "checkpoint": 5, "implicit": 40}
 
 
 def settings(*batch):
     """Every kind of hyper-parameter, as it is passed."""
     return {
-        "lr": torch.tensor(0.1, dtype=DOUBLE),
-        "lr of a layer": torch.tensor(0.1, dtype=DOUBLE),
-        "lr of each weight": torch.full((13,), 0.1, dtype=DOUBLE),
-        "momentum": torch.tensor(0.5, dtype=DOUBLE),
+        "lr": torch.tensor(0.3, dtype=DOUBLE),
+        "lr of a layer": torch.tensor(0.3, dtype=DOUBLE),
+        "lr of each weight": torch.full((13,), 0.3, dtype=DOUBLE),
+        "momentum": torch.tensor(0.3, dtype=DOUBLE),
         "decay": torch.full(batch, 0.2, dtype=DOUBLE),
         "decay of a layer": torch.tensor(0.2, dtype=DOUBLE),
-        "prox": torch.full(batch, 0.8, dtype=DOUBLE),
+        "prox": torch.full(batch, 2.0, dtype=DOUBLE),
         "weights": torch.linspace(0.5, 1.5, 6, dtype=DOUBLE).expand(*batch, 6).clone(),
         "inputs": torch.linspace(-1, 1, 12, dtype=DOUBLE).reshape(6, 2).expand(*batch, 6, 2).clone(),
         "initialisation": torch.linspace(-0.5, 0.5, 6, dtype=DOUBLE).reshape(3, 2),
@@ -35,13 +35,13 @@ def settings(*batch):
 def reached(which, value, gradient, generator, batch=(), optimizer=SGD):
     """A number made of the weights that are reached when one of the settings has this value."""
     module, (x, y, weights) = network(), tasks(generator.manual_seed(1), *batch)
-    momentum = value if which == "momentum" else 0.5
+    momentum = value if which == "momentum" else 0.3
     make = partial(SGD, momentum=momentum) if optimizer is SGD else Adam
-    chosen = make(value if which in ("lr", "lr of each weight") else torch.tensor(0.1, dtype=DOUBLE))
+    chosen = make(value if which in ("lr", "lr of each weight") else torch.tensor(0.3, dtype=DOUBLE))
     if which == "lr of a layer":
         chosen = {"": chosen, "2": make(value)}
     data = (value if which == "inputs" else x, y, value if which == "weights" else weights)
-    options = {"prox": value if which == "prox" else 0.5, "weight_decay": 0.1}
+    options = {"prox": value if which == "prox" else 2.0, "weight_decay": 0.1}
     if which.startswith("decay"):
         options["weight_decay"] = {"2": value, "": 0.1} if which == "decay of a layer" else value
     if which in ("initialisation", "start of a task"):
@@ -65,7 +65,7 @@ def test_hyper_gradients_are_those_of_finite_differences(gradient, which, batch,
     value = settings(*batch)[which].requires_grad_()
     f = partial(reached, which, gradient=gradient, generator=generator, batch=batch)
     (found,) = torch.autograd.grad(f(value), value)
-    assert relative_error(found, central_difference(f, value.detach(), 1e-4)) <= 1e-6
+    assert relative_error(f, value.detach(), found) <= 1e-6
 
 
 @pytest.mark.parametrize("which", ["lr", "lr of a layer", "decay", "prox", "weights", "initialisation"])
@@ -83,7 +83,7 @@ def test_second_order_hyper_gradients_are_those_of_finite_differences(gradient, 
 
     (first,) = torch.autograd.grad(f(value), value, create_graph=True)
     (found,) = torch.autograd.grad(first.sin().sum(), value)
-    assert relative_error(found, central_difference(slope, value.detach(), 1e-4)) <= 1e-6
+    assert relative_error(slope, value.detach(), found) <= 1e-6
 
 
 @pytest.mark.parametrize("gradient", ["unroll", "checkpoint"])
@@ -92,7 +92,7 @@ def test_hyper_gradients_of_adam(gradient, which, generator):
     value = settings()[which].requires_grad_()
     f = partial(reached, which, gradient=gradient, generator=generator, optimizer=Adam)
     (found,) = torch.autograd.grad(f(value), value)
-    assert relative_error(found, central_difference(f, value.detach(), 1e-4)) <= 1e-6
+    assert relative_error(f, value.detach(), found) <= 1e-6
 
 
 @pytest.mark.parametrize("gradient", ["unroll", "checkpoint", "implicit"])
@@ -101,12 +101,12 @@ def test_the_modules_own_parameters_are_the_initialisation(gradient, generator):
 
     def f(weight):
         start = {name: p.detach() for name, p in module.named_parameters()} | {"0.weight": weight}
-        options = {"prox": 0.8, "gradient": gradient, "start": start}
-        return outer(inner_loop(module, loss, data, SGD(0.1, 0.5), STEPS[gradient], **options))
+        options = {"prox": 2.0, "gradient": gradient, "start": start}
+        return outer(inner_loop(module, loss, data, SGD(0.3, 0.3), STEPS[gradient], **options))
 
-    fast = inner_loop(module, loss, data, SGD(0.1, 0.5), STEPS[gradient], prox=0.8, gradient=gradient)
+    fast = inner_loop(module, loss, data, SGD(0.3, 0.3), STEPS[gradient], prox=2.0, gradient=gradient)
     (found,) = torch.autograd.grad(outer(fast), module[0].weight)
-    assert relative_error(found, central_difference(f, module[0].weight.detach(), 1e-4)) <= 1e-6
+    assert relative_error(f, module[0].weight.detach(), found) <= 1e-6
 
 
 def test_one_step_of_maml_by_hand(generator):
@@ -135,7 +135,7 @@ def test_one_step_of_maml_by_hand(generator):
 def test_implicit_maml_by_hand(generator):
     """(I + ∇²L / λ)⁻¹ ∇g, the Hessian formed: Rajeswaran et al. 2019, eq. 6."""
     module, data, prox = network(), tasks(generator), 1.5
-    fast = inner_loop(module, loss, data, SGD(0.2, 0.5), 500, gradient="implicit", prox=prox)
+    fast = inner_loop(module, loss, data, SGD(0.3, 0.4), 60, gradient="implicit", prox=prox)
     sizes = [p.numel() for p in module.parameters()]
 
     def L(w):
@@ -161,7 +161,7 @@ def test_ridge_regression_has_a_closed_form(generator):
     w = torch.linalg.solve(X.T @ X / 9 + delta * torch.eye(4, dtype=DOUBLE), X.T @ y / 9).squeeze(-1)
     expected = torch.autograd.grad(w.sin().sum(), delta)[0]
     for gradient in ("implicit", "unroll", "checkpoint"):
-        fast = inner_loop(module, squares, (X, y), SGD(0.3, 0.6), 300, gradient=gradient, weight_decay=delta)
+        fast = inner_loop(module, squares, (X, y), SGD(0.5, 0.6), 80, gradient=gradient, weight_decay=delta)
         torch.testing.assert_close(fast["weight"].squeeze(0), w)
         torch.testing.assert_close(torch.autograd.grad(fast["weight"].sin().sum(), delta)[0], expected)
 
@@ -228,7 +228,7 @@ def test_adam_with_a_zero_second_moment_has_no_nan(gradient, generator):
     def f(lr):
         return outer(inner_loop(module, loss, (x, y, weights), Adam(lr), 6))
 
-    assert relative_error(gradients[0], central_difference(f, lr.detach(), 1e-4)) <= 1e-6
+    assert relative_error(f, lr.detach(), gradients[0]) <= 1e-6
 
 
 def test_the_same_tensor_in_two_places_gets_the_sum(generator):
@@ -249,14 +249,14 @@ def test_the_same_tensor_in_two_places_gets_the_sum(generator):
 
 def test_implicit_reports_its_linear_systems(generator):
     module, data = network(), tasks(generator, 3)
-    fast = inner_loop(module, loss, data, SGD(0.2, 0.5), 500, gradient="implicit", prox=1.0, batch_dims=1)
+    fast = inner_loop(module, loss, data, SGD(0.3, 0.4), 60, gradient="implicit", prox=1.5, batch_dims=1)
     assert fast.residual.shape == (3,) and (fast.residual <= 1e-6).all() and not fast.systems
     outer(fast).backward()
     (system,) = fast.systems
     assert 1 <= system.products <= 20 and system.residual.shape == (3,) and (system.residual <= 1e-9).all()
 
     few = partial(cg, max_iterations=2, on_failure="return")
-    fast = inner_loop(module, loss, data, SGD(0.2, 0.5), 500, gradient="implicit", prox=1.0, batch_dims=1, solve=few)
+    fast = inner_loop(module, loss, data, SGD(0.3, 0.4), 60, gradient="implicit", prox=1.5, batch_dims=1, solve=few)
     outer(fast).backward()
     assert fast.systems[0].products == 2 and (fast.systems[0].residual > 1e-6).all()
 
@@ -265,7 +265,7 @@ def test_another_linear_solver(generator):
     module, data = network(), tasks(generator)
     found = []
     for solve in (None, dense_solve):
-        fast = inner_loop(module, loss, data, SGD(0.2, 0.5), 500, gradient="implicit", prox=1.0, solve=solve)
+        fast = inner_loop(module, loss, data, SGD(0.3, 0.4), 60, gradient="implicit", prox=1.5, solve=solve)
         found.append(torch.autograd.grad(outer(fast), module[0].weight)[0])
     torch.testing.assert_close(*found)
 
@@ -274,8 +274,8 @@ def test_jacrev_and_vmap_of_hyper_gradients(generator):
     module, data = network(), tasks(generator, 3)
 
     def f(decay, *data, gradient):
-        options = {"gradient": gradient, "prox": 0.5, "weight_decay": decay}
-        return inner_loop(module, loss, data, SGD(0.2, 0.5), 300, **options)["2.weight"]
+        options = {"gradient": gradient, "prox": 2.0, "weight_decay": decay}
+        return inner_loop(module, loss, data, SGD(0.3, 0.3), 40, **options)["2.weight"]
 
     decay = torch.tensor(0.3, dtype=DOUBLE)
     by_mode = [
