@@ -116,9 +116,9 @@ def make_all_explicit(
 
 
 def _made_inside(x: Tensor) -> bool:
-    """Whether a transform inside the function, torch.func.grad or vmap, made this wrapper: it died with the transform."""
+    """Whether a transform inside the function (torch.func.grad, vmap) made this wrapper, which died with it."""
     functorch = torch._C._functorch
-    depth = functorch.maybe_current_level() or 0  # type: ignore[attr-defined]
+    depth = functorch.maybe_current_level() or 0
     return functorch.is_dead_tensor_wrapper(x) or functorch.maybe_get_level(x) > depth  # type: ignore[attr-defined]
 
 

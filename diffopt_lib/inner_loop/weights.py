@@ -143,9 +143,8 @@ def _flatten(fast: FastWeights) -> tuple[list[Any], tuple[Any, ...]]:
 def _unflatten(tensors: Any, rest: tuple[Any, ...]) -> FastWeights:
     values, state, centre, residual = tensors
     names, module, batch, steps, systems = rest
-    return FastWeights(
-        dict(zip(names, values, strict=True)), module, batch, state, steps, centre, *residual, systems=systems
-    )
+    weights = dict(zip(names, values, strict=True))
+    return FastWeights(weights, module, batch, state, steps, centre, residual[0] if residual else None, systems)
 
 
 register_pytree_node(FastWeights, _flatten, _unflatten)  # so that vmap and the like take and return it

@@ -1,4 +1,4 @@
-"""Hyper-gradients: finite differences in every mode that claims to be exact, twice; closed forms; what others get wrong."""
+"""Hyper-gradients: finite differences, to second order, in every mode that claims to be exact; closed forms."""
 
 from functools import partial
 
@@ -150,7 +150,7 @@ def test_implicit_maml_by_hand(generator):
 
 
 def test_ridge_regression_has_a_closed_form(generator):
-    """w* = (XᵀX/n + δI)⁻¹ Xᵀy/n, whatever the loop; its derivative in δ by the library's implicit mode and in unroll."""
+    """w* = (XᵀX/n + δI)⁻¹ Xᵀy/n, whatever the loop, and so is its derivative in δ in every exact mode."""
     X, y = torch.randn(9, 4, dtype=DOUBLE, generator=generator), torch.randn(9, 1, dtype=DOUBLE, generator=generator)
     module = nn.Linear(4, 1, bias=False).double()
     delta = torch.tensor(0.3, dtype=DOUBLE, requires_grad=True)

@@ -1,4 +1,4 @@
-"""The weights an inner loop reaches: those of torch.optim, for one task and for many, and the module stays untouched."""
+"""The weights an inner loop reaches: those of torch.optim, for one task and for many; the module is untouched."""
 
 import copy
 
