@@ -15,7 +15,7 @@ from .harness.experiment import Experiment, Outcome, Run
 from .harness.results import read_result
 from .harness.training import epochs, train
 
-MODULES = ("sudoku", "denoising", "few_shot", "jigsaw", "top_k")
+MODULES = ("sudoku", "denoising", "few_shot", "jigsaw", "maml", "top_k")
 
 __all__ = ["Experiment", "Outcome", "Run", "epochs", "find", "names", "read_result", "train"]
 
