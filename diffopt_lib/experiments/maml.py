@@ -40,7 +40,7 @@ from .harness.experiment import Experiment, Outcome, Run
 from .harness.training import train
 
 SEEDS = 3
-TASKS, TEST_TASKS = 25, 300
+TASKS, TEST_TASKS = 25, 200
 EXAMPLES = 10
 DIGIT_TASKS, QUERIES, TEST_QUERIES = 8, 8, 15
 LEARNING_RATE = 1e-3
@@ -130,11 +130,11 @@ def sinusoids(tasks: int, generators: list[torch.Generator]) -> tuple[Tensor, Te
 
 
 SINUSOID_METHODS = (
-    Method("MAML", 0.01, 1, 4000),
-    Method("first-order MAML", 0.01, 1, 4000, "first order"),
-    Method("MAML, 16 steps", 0.01, 16, 600),
-    Method("implicit MAML, 16 steps", 0.01, 16, 600, "implicit"),
-    Method("all tasks as one", 0.01, 0, 4000),
+    Method("MAML", 0.01, 1, 2500),
+    Method("first-order MAML", 0.01, 1, 2500, "first order"),
+    Method("MAML, 16 steps", 0.01, 16, 300),
+    Method("implicit MAML, 16 steps", 0.01, 16, 300, "implicit"),
+    Method("all tasks as one", 0.01, 0, 2500),
 )
 
 
@@ -170,10 +170,10 @@ def share_right(predict: Predict, points: Points) -> Tensor:
 
 
 DIGIT_METHODS = (
-    Method("MAML", 0.4, 1, 1200),
-    Method("first-order MAML", 0.4, 1, 1200, "first order"),
-    Method("MAML, 16 steps", 0.1, 16, 250),
-    Method("implicit MAML, 16 steps", 0.1, 16, 250, "implicit"),
+    Method("MAML", 0.4, 1, 600),
+    Method("first-order MAML", 0.4, 1, 600, "first order"),
+    Method("MAML, 16 steps", 0.1, 16, 120),
+    Method("implicit MAML, 16 steps", 0.1, 16, 120, "implicit"),
     Method("no training", 0.4, 0, 0),
 )
 DIGIT_SIZES = (196, 64, 64, few_shot.WAYS)
