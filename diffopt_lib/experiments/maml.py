@@ -40,7 +40,7 @@ from .harness.experiment import Experiment, Outcome, Run
 from .harness.training import train
 
 SEEDS = 3
-TASKS, TEST_TASKS = 25, 200
+TASKS, TEST_TASKS = 25, 100
 EXAMPLES = 10
 DIGIT_TASKS, QUERIES, TEST_QUERIES = 8, 8, 15
 LEARNING_RATE = 1e-3
@@ -170,10 +170,10 @@ def share_right(predict: Predict, points: Points) -> Tensor:
 
 
 DIGIT_METHODS = (
-    Method("MAML", 0.4, 1, 600),
-    Method("first-order MAML", 0.4, 1, 600, "first order"),
-    Method("MAML, 16 steps", 0.1, 16, 120),
-    Method("implicit MAML, 16 steps", 0.1, 16, 120, "implicit"),
+    Method("MAML", 0.4, 1, 300),
+    Method("first-order MAML", 0.4, 1, 300, "first order"),
+    Method("MAML, 16 steps", 0.1, 16, 80),
+    Method("implicit MAML, 16 steps", 0.1, 16, 80, "implicit"),
     Method("no training", 0.4, 0, 0),
 )
 DIGIT_SIZES = (196, 64, 64, few_shot.WAYS)
