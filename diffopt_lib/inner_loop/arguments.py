@@ -68,6 +68,15 @@ def check_start(
         check_finite(f"start[{name!r}]", w)
 
 
+def check_step(step: Tensor, y: Tensor) -> None:
+    """A step is like y: a learning rate of another shape or dtype would make other weights of these, without a word."""
+    if step.shape != y.shape or step.dtype != y.dtype:
+        raise ValueError(
+            f"optimizer must take steps of the shape and dtype of the weights, {tuple(y.shape)} {y.dtype}, got "
+            f"{tuple(step.shape)} {step.dtype}: a learning rate has shape (), (n,) or (*batch, 1) and their dtype"
+        )
+
+
 def trainable(module: nn.Module) -> dict[str, Tensor]:
     """The parameters that require a gradient, all floating point and of one dtype."""
     parameters: dict[str, Tensor] = {name: p for name, p in module.named_parameters() if p.requires_grad}

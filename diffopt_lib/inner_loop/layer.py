@@ -35,7 +35,7 @@ from ..autograd.precision import full_precision
 from ..linear import LinearSolve, cg
 from ..solution import RUNNING, SOLVED, STUCK, OnFailure, mark_failures, raise_failed
 from ..unroll import Optimizer, State, run_differentiably
-from .arguments import Derivative, check_data, check_options, check_start, trainable
+from .arguments import Derivative, check_data, check_options, check_start, check_step, trainable
 from .derivative import Recorded, minimum
 from .optimizers import arrange, coefficient
 from .weights import FastWeights, Layout, Predict, on_tasks
@@ -163,6 +163,7 @@ def _begin(
         check_start(start, parameters, layout.shapes, batch)
     y = layout.join(start, batch)
     memory = optimizer.init(y)
+    check_step(optimizer.update(0, torch.zeros_like(y), memory)[0], y)
     if not isinstance(start, FastWeights):
         return (y, *memory), y, 0
     if [m.shape for m in start.state] != [m.shape for m in memory]:
