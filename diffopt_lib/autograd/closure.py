@@ -101,8 +101,7 @@ def make_all_explicit(
     for value in values:
         if not isinstance(value, Tensor):
             raise ValueError(f"the function must return a torch tensor, got {type(value).__name__}")
-    # Transforms such as torch.func.grad inside f make wrappers of their own, which are dead once f has returned.
-    hidden = [x for x in record.hidden if not torch._C._functorch.is_dead_tensor_wrapper(x)]  # type: ignore[attr-defined]
+    hidden = [x for x in record.hidden if not _made_inside(x)]
     if not hidden and not any(value.requires_grad for value in values):
         return [f for f, _ in calls], [], values
     functions = [_with_arguments(f, len(arguments), hidden) for f, arguments in calls]
@@ -114,6 +113,13 @@ def make_all_explicit(
                 "can't be followed there; pass that tensor as an argument so that it gets its gradient"
             )
     return functions, hidden, [value.detach() for value in values]
+
+
+def _made_inside(x: Tensor) -> bool:
+    """Whether a transform inside the function (torch.func.grad, vmap) made this wrapper, which died with it."""
+    functorch = torch._C._functorch
+    depth = functorch.maybe_current_level() or 0
+    return functorch.is_dead_tensor_wrapper(x) or functorch.maybe_get_level(x) > depth  # type: ignore[attr-defined]
 
 
 def _with_arguments(f: Callable[..., Tensor], count: int, hidden: list[Tensor]) -> Callable[..., Tensor]:

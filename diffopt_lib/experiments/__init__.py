@@ -26,6 +26,7 @@ MODULES = (
     "cem_regression",
     "cem_pendulum",
     "pose_graph",
+    "maml",
 )
 
 __all__ = ["Experiment", "Outcome", "Run", "epochs", "find", "names", "read_result", "train"]
