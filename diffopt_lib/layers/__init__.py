@@ -4,6 +4,7 @@ from .activations import relu, sigmoid, softargmax
 from .cone import ConeSolution, solve_cone
 from .cones.product import Cones
 from .cvxpy_layer import from_cvxpy
+from .integer import IntegerSolution, solve_integer
 from .permutation import AssignmentSolution, gumbel_sinkhorn, match, sinkhorn_operator, solve_assignment
 from .qp import QPSolution, solve_qp
 from .ridge import LinearHead, prototype_head, ridge_head
@@ -16,6 +17,7 @@ __all__ = [
     "AssignmentSolution",
     "ConeSolution",
     "Cones",
+    "IntegerSolution",
     "LinearHead",
     "LinearSVM",
     "QPSolution",
@@ -38,6 +40,7 @@ __all__ = [
     "softargmax",
     "solve_assignment",
     "solve_cone",
+    "solve_integer",
     "solve_qp",
     "sparsemax",
     "spearman_loss",
