@@ -17,9 +17,10 @@ import torch
 from scipy.optimize import Bounds, LinearConstraint, OptimizeResult, linprog, milp
 from torch import Tensor
 
+from ...batch.shapes import flatten
 from ...solution import INFEASIBLE, SOLVED, STUCK, UNBOUNDED
 from ...validate import NO_BOUND
-from .program import Program, worst
+from .program import Program, residual
 
 SIZE = 2.0**10  # of the largest coefficient of a row, or of the costs, as HiGHS sees it
 OPTIMAL, LIMIT, EMPTY, ENDLESS = 0, 1, 2, 3  # milp's own codes; anything else is trouble
@@ -45,26 +46,25 @@ class Found(NamedTuple):
 
 
 def branch_and_bound(
-    program: Program, count: int, tolerance: float, max_nodes: int, closest: bool
+    program: Program, tolerance: float, max_nodes: int, closest: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """y ``(N, n)``, NaN where there is none, status and number of nodes ``(N,)``.
+    """y ``(*batch, n)``, NaN where there is none, status and number of nodes ``(*batch,)``.
 
     Args:
-        program: of N elements.
-        count: N.
+        program: of at least one element, with all batch dimensions in c.
         tolerance: on the relative violation of a row.
         max_nodes: of each search.
         closest: give infeasible elements the point with the least sum of distances to violated constraints.
     """
-    arrays = [t.cpu().numpy() for t in program]
-    elements = [Element(*(a[0] if len(a) == 1 else a[i] for a in arrays)) for i in range(count)]
+    batch, device = program.c.shape[:-1], program.c.device
+    arrays = [flatten(t, dims, batch).cpu().numpy() for t, dims in zip(program, (1, 2, 1, 1, 1), strict=True)]
+    elements = [Element(*(a[0] if len(a) == 1 else a[i] for a in arrays)) for i in range(batch.numel())]
     solve = partial(_solve, tolerance=tolerance, max_nodes=max_nodes, closest=closest)
     with ThreadPoolExecutor(max(1, torch.get_num_threads())) as threads:
         found = list(threads.map(solve, elements))
-    device = program.c.device
-    y = torch.as_tensor(np.array([f.y for f in found]), device=device)
+    y = torch.as_tensor(np.array([f.y for f in found]), device=device).reshape(program.c.shape)
     status, nodes = (torch.tensor(numbers, device=device) for numbers in zip(*(f[1:] for f in found), strict=True))
-    return y, status, nodes
+    return y, status.reshape(batch), nodes.reshape(batch)
 
 
 def _solve(element: Element, tolerance: float, max_nodes: int, closest: bool) -> Found:
@@ -116,7 +116,7 @@ def _unit(rows: np.ndarray) -> np.ndarray:
 def _is_right(element: Element, y: np.ndarray, result: OptimizeResult, tolerance: float) -> bool:
     """Whether the rounded point satisfies the constraints, and no other can be better, as the search has proved."""
     inside = ((element.lower <= y) & (y <= element.upper)).all()
-    violation = worst(*(torch.as_tensor(t) for t in (element.A, element.b, y)))
+    violation = residual(*(torch.as_tensor(t) for t in (element.A, element.b, y)))
     value, bound = element.c @ y, result.mip_dual_bound / _unit(element.c)
     return bool(inside and violation <= tolerance and value - bound <= GAP * (np.abs(element.c) @ np.abs(y)))
 

@@ -39,7 +39,7 @@ from ...autograd.precision import without_autocast
 from ...batch.products import or_one
 from ...batch.shapes import align_batch
 from ...validate import NO_BOUND
-from .program import excess
+from .program import holds
 
 Rule = Callable[..., list[Tensor | None]]
 FAR = 1e200  # the distance to a constraint that takes no part
@@ -103,7 +103,7 @@ def _mismatch(
     there = y.unsqueeze(-2) + steps
     dearer = (steps @ c.unsqueeze(-1)).squeeze(-1).clamp_min(0)
     violated = (-distance(A, b, there)).clamp_min(0).sum(-1)
-    feasible = (excess(A, b, there) <= tolerance).all(-1)
+    feasible = holds(A @ there.mT, A.abs() @ there.abs().mT, b, tolerance)
     nearest = soft_minimum(distance(A, b, y.unsqueeze(-2)).squeeze(-2), tau).unsqueeze(-1)
     return (weights * torch.where(feasible, nearest + dearer, violated)).mean(-1)
 

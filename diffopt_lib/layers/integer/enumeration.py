@@ -2,85 +2,103 @@
 
 The points are pairs of a point of the first half of the coordinates and one of the others. What is linear in y is the
 sum of what the two halves contribute, so that a table over P points takes P additions, and the points are never made.
+Elements that share their constraints share the table of those.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
 
 from ...batch.products import or_one
-from .program import Program, relative
+from .program import Program, holds
 
-NUMBERS_AT_ONCE = 2**24  # in the largest tensor
+NUMBERS_AT_ONCE = 2**24  # in the largest table
 Halves = tuple[Tensor, Tensor]
 
 
 def sizes(program: Program) -> Tensor:
     """How many values each coordinate of y may take, in the widest box of the batch, at least 1, ``(n,)``."""
-    return (program.upper - program.lower + 1).clamp_min(1).amax(0)
+    widths = (program.upper - program.lower + 1).clamp_min(1)
+    return widths.reshape(-1, widths.shape[-1]).amax(0)
 
 
-def enumerate_points(program: Program, count: int, tolerance: float, closest: bool) -> tuple[Tensor, Tensor]:
-    """The best feasible point of every element, ``(N, n)``, and whether there is one, ``(N,)``.
+def enumerate_points(program: Program, tolerance: float, closest: bool) -> tuple[Tensor, Tensor]:
+    """The best feasible point of every element, ``(*batch, n)``, NaN if there is none, and whether there is one.
 
     Args:
-        program: with boxes of few points.
-        count: N.
+        program: with boxes of few points, at least one element, and all batch dimensions in c.
         tolerance: on the relative violation of a row.
         closest: where nothing is feasible, give the point with the least sum of distances to the violated constraints.
     """
+    value, y = _least(partial(_cost, tolerance=tolerance), program)
+    feasible = known = ~value.isinf()
+    if closest and not feasible.all():
+        nearest, other = _least(_distance, program)
+        y, known = torch.where(feasible.unsqueeze(-1), y, other), feasible | ~nearest.isinf()
+    return torch.where(known.unsqueeze(-1), y, torch.nan), feasible
+
+
+def _least(merit: Callable[[Program, Halves], Tensor], program: Program) -> tuple[Tensor, Tensor]:
+    """The least merit ``(*batch,)`` and where it is, ``(*batch, n)``."""
     values = tuple(sizes(program).long().tolist())
     middle, device = len(values) // 2, program.c.device
-    grids = _grid(values[:middle], device), _grid(values[middle:], device)
-    at_once = max(1, NUMBERS_AT_ONCE // max(1, len(grids[0]) * len(grids[1]) * program.A.shape[-2]))
-    best, feasible = [], []
-    for first in range(0, count, at_once):
-        part = Program(*(t if len(t) == 1 else t[first : first + at_once] for t in program))
-        y, found = _best(part, grids, tolerance, closest)
-        best.append(y)
-        feasible.append(found)
-    return torch.cat(best), torch.cat(feasible)
+    first, second = _grid(values[:middle], device), _grid(values[middle:], device)
+    whole = max(program.c[..., 0].numel(), program.b.numel())
+    found = []
+    for part in first.split(max(1, NUMBERS_AT_ONCE // max(1, whole * len(second)))):
+        value, index = merit(program, (part, second)).min(-1)
+        found.append((value, torch.cat([part[index // len(second)], second[index % len(second)]], -1)))
+    best, steps = (torch.stack(pieces) for pieces in zip(*found, strict=True))
+    value, block = best.min(0)
+    return value, program.lower + steps.gather(0, block[None, ..., None].expand(1, *steps.shape[1:])).squeeze(0)
 
 
-def _best(program: Program, grids: Halves, tolerance: float, closest: bool) -> tuple[Tensor, Tensor]:
-    c, A, b, lower, upper = program
-    middle = grids[0].shape[-1]
-    first, second = _split(lower, middle)
-    halves = first.unsqueeze(-2) + grids[0], second.unsqueeze(-2) + grids[1]
-    cost = _on_pairs(c.unsqueeze(-2), grids).squeeze(-1)  # that of lower is the same for all points
-    inside = _both(
-        *((half <= up.unsqueeze(-2)).all(-1) for half, up in zip(halves, _split(upper, middle), strict=True))
-    )
-    Ay = _on_pairs(A, halves)
-    terms = _on_pairs(A.abs(), (halves[0].abs(), halves[1].abs()))
-    holds = inside & (relative(Ay, terms, b) <= tolerance).all(-1)
-    feasible = holds.any(-1).expand(len(cost))
-    merit = torch.where(holds, cost, torch.inf)
-    if closest and not feasible.all():
-        distance = ((Ay - b.unsqueeze(-2)).clamp_min(0) / or_one(A.norm(dim=-1)).unsqueeze(-2)).sum(-1)
-        merit = torch.where(feasible.unsqueeze(-1), merit, torch.where(inside, distance, torch.inf))
-    index = merit.argmin(-1)
-    width = len(grids[1])
-    y = lower + torch.cat([grids[0][index // width], grids[1][index % width]], -1)
-    known = ~merit.amin(-1).isinf().unsqueeze(-1)
-    return torch.where(known, y, torch.nan), feasible
+def _cost(program: Program, grids: Halves, tolerance: float) -> Tensor:
+    """cᵀ(y − lower) where y is feasible, ∞ elsewhere, ``(*batch, P)``."""
+    cost = _on_pairs(program.c.unsqueeze(-2), grids).squeeze(-2)
+    first, second = points = _points(program, grids)
+    terms = _on_pairs(program.A.abs(), (first.abs(), second.abs()))
+    feasible = holds(_on_pairs(program.A, points), terms, program.b, tolerance)
+    return cost + _never(~(feasible & _inside(program, grids)))
 
 
-def _on_pairs(M: Tensor, halves: Halves) -> Tensor:
-    """M y at all pairs, ``(N, P, m)``, for M ``(N or 1, m, n)``."""
-    left, right = (half @ part.mT for half, part in zip(halves, _split(M, halves[0].shape[-1]), strict=True))
-    return (left.unsqueeze(-2) + right.unsqueeze(-3)).flatten(-3, -2)
+def _distance(program: Program, grids: Halves) -> Tensor:
+    """The sum of distances to violated constraints, ∞ outside of the box, ``(*batch, P)``."""
+    over = (_on_pairs(program.A, _points(program, grids)) - program.b.unsqueeze(-1)).clamp_min(0)
+    distance = (over / or_one(program.A.norm(dim=-1)).unsqueeze(-1)).sum(-2)
+    return (distance + _never(~_inside(program, grids))).expand(*program.c.shape[:-1], -1)
 
 
-def _both(left: Tensor, right: Tensor) -> Tensor:
-    """Whether what is asked of both halves holds of a pair, ``(N or 1, P)``."""
+def _never(mask: Tensor) -> Tensor:
+    """∞ where the mask is True, to be added: that is quicker than to choose where the mask is shared by a batch."""
+    return torch.zeros_like(mask, dtype=torch.float64).masked_fill_(mask, torch.inf)
+
+
+def _inside(program: Program, grids: Halves) -> Tensor:
+    """Whether a pair lies in the box of each element, ``(..., P)``."""
+    upper = _split(program.upper, grids)
+    left, right = ((p <= u.unsqueeze(-2)).all(-1) for p, u in zip(_points(program, grids), upper, strict=True))
     return (left.unsqueeze(-1) & right.unsqueeze(-2)).flatten(-2)
 
 
-def _split(t: Tensor, middle: int) -> Halves:
+def _points(program: Program, grids: Halves) -> Halves:
+    """The halves of the points lower + grid."""
+    first, second = _split(program.lower, grids)
+    return first.unsqueeze(-2) + grids[0], second.unsqueeze(-2) + grids[1]
+
+
+def _on_pairs(M: Tensor, halves: Halves) -> Tensor:
+    """M y at all pairs, ``(..., m, P)``, for M ``(..., m, n)``."""
+    left, right = (part @ half.mT for part, half in zip(_split(M, halves), halves, strict=True))
+    return (left.unsqueeze(-1) + right.unsqueeze(-2)).flatten(-2)
+
+
+def _split(t: Tensor, halves: Halves) -> Halves:
+    middle = halves[0].shape[-1]
     return t[..., :middle], t[..., middle:]
 
 

@@ -11,14 +11,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...batch.products import largest
+from ...batch.products import largest, or_one
 from ...validate import NO_BOUND
 
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
 
 
 class Program(NamedTuple):
-    """min cᵀy s.t. Ay ≤ b, lower ≤ y ≤ upper for N elements, ``(N or 1, ·)`` each: float64, bounds rounded inwards."""
+    """min cᵀy s.t. Ay ≤ b, lower ≤ y ≤ upper: ``(*batch, ·)``, 1 where shared, in float64, bounds rounded inwards."""
 
     c: Tensor
     A: Tensor
@@ -27,19 +27,16 @@ class Program(NamedTuple):
     upper: Tensor
 
 
-def excess(A: Tensor, b: Tensor, points: Tensor) -> Tensor:
-    """By how much rows are violated, relative to their terms, ``(..., P, m)``, for A ``(..., m, n)`` and b ``(..., m)``
-    at points ``(..., P, n)``."""
-    return relative(points @ A.mT, points.abs() @ A.abs().mT, b)
+def holds(Ay: Tensor, terms: Tensor, b: Tensor, tolerance: float) -> Tensor:
+    """Whether points satisfy all rows, ``(..., P)``, for Ay and Σ|aⱼ yⱼ| ``(..., m, P)`` and b ``(..., m)``."""
+    b = b.unsqueeze(-1)
+    return (Ay - b <= tolerance * (terms + b.abs())).where(b < NO_BOUND, True).all(-2)
 
 
-def relative(Ay: Tensor, terms: Tensor, b: Tensor) -> Tensor:
-    """The same of Ay and Σ|aⱼ yⱼ|, ``(..., P, m)``."""
-    counts, b = (b < NO_BOUND).unsqueeze(-2), torch.where(b < NO_BOUND, b, 0).unsqueeze(-2)
-    terms = terms + b.abs()
-    return torch.where(counts, (Ay - b) / torch.where(terms > 0, terms, 1), -torch.inf)
-
-
-def worst(A: Tensor, b: Tensor, y: Tensor) -> Tensor:
-    """The largest relative violation at y ``(..., n)``, at least 0, ``(...)``."""
-    return largest(excess(A, b, y.unsqueeze(-2)).squeeze(-2).clamp_min(0))
+def residual(A: Tensor, b: Tensor, y: Tensor) -> Tensor:
+    """The largest violation relative to its terms at y ``(..., n)``, at least 0, ``(...)``."""
+    points = y.unsqueeze(-1)
+    over, terms = (
+        M.squeeze(-1) for M in (A @ points - b.unsqueeze(-1), A.abs() @ points.abs() + b.abs().unsqueeze(-1))
+    )
+    return largest(torch.where(b < NO_BOUND, over / or_one(terms), 0).clamp_min(0))

@@ -5,11 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...batch.shapes import flatten, flatten_whole
 from ...solution import INFEASIBLE, SOLVED, STUCK, UNBOUNDED, raise_failed
 from ...validate import NO_BOUND
 from . import branching, enumeration
-from .program import TOLERANCE, Program, worst
+from .program import TOLERANCE, Program, residual
 
 EVENT_DIMS = (1, 2, 1, 1, 1)
 # A bound this close to an integer, relative to its size, is that integer: 0.29 · 100 is meant to be 29.
@@ -34,22 +33,19 @@ def solve(
 
     Arguments are in float64; ``dtype`` is what they came in, which sets the tolerance.
     """
-    batch = c.shape[:-1]
-    count, tolerance, closest = batch.numel(), TOLERANCE[dtype], on_failure == "closest"
-    A, b, lower, upper = (flatten(t, dims, batch) for t, dims in zip(data, EVENT_DIMS[1:], strict=True))
-    program = Program(flatten_whole(c, 1, batch), A, b, *_round(lower, upper))
-
-    if not count:
-        y, status, nodes = program.c, *2 * (torch.zeros(0, dtype=torch.int64, device=c.device),)
+    batch, tolerance, closest = c.shape[:-1], TOLERANCE[dtype], on_failure == "closest"
+    A, b, lower, upper = data
+    program = Program(c, A, b, *_round(lower, upper))
+    if not batch.numel():
+        y, status, nodes = c, *2 * (torch.zeros(batch, dtype=torch.int64, device=c.device),)
     elif enumeration.sizes(program).prod() <= enumerate_up_to:
-        y, feasible = enumeration.enumerate_points(program, count, tolerance, closest)
+        y, feasible = enumeration.enumerate_points(program, tolerance, closest)
         status, nodes = torch.where(feasible, SOLVED, INFEASIBLE), torch.zeros_like(feasible, dtype=torch.int64)
     else:
-        y, status, nodes = branching.branch_and_bound(program, count, tolerance, max_nodes, closest)
+        y, status, nodes = branching.branch_and_bound(program, tolerance, max_nodes, closest)
     if on_failure != "nan":
-        raise_failed(torch.where(y.isnan().any(-1), status, SOLVED).reshape(batch), REASONS)
-    residual = worst(program.A, program.b, y)
-    return y.reshape(c.shape), status.reshape(batch), nodes.reshape(batch), residual.reshape(batch)
+        raise_failed(torch.where(y.isnan().any(-1), status, SOLVED), REASONS)
+    return y, status, nodes, residual(A, b, y)
 
 
 def _round(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
