@@ -16,7 +16,7 @@ from torch import Tensor
 from ...batch.products import or_one
 from .program import Program, holds
 
-NUMBERS_AT_ONCE = 2**24  # in the largest table
+NUMBERS_AT_ONCE = 2**17  # in a table: what a processor's cache holds
 Halves = tuple[Tensor, Tensor]
 
 
