@@ -27,6 +27,9 @@ MODULES = (
     "cem_pendulum",
     "pose_graph",
     "maml",
+    "integer_constraints",
+    "set_cover",
+    "knapsack",
 )
 
 __all__ = ["Experiment", "Outcome", "Run", "epochs", "find", "names", "read_result", "train"]

@@ -4,6 +4,7 @@ from .activations import relu, sigmoid, softargmax
 from .cone import ConeSolution, solve_cone
 from .cones.product import Cones
 from .cvxpy_layer import from_cvxpy
+from .integer import IntegerSolution, solve_integer
 from .least_squares import LeastSquaresSolution, least_squares
 from .permutation import AssignmentSolution, gumbel_sinkhorn, match, sinkhorn_operator, solve_assignment
 from .qp import QPSolution, solve_qp
@@ -17,6 +18,7 @@ __all__ = [
     "AssignmentSolution",
     "ConeSolution",
     "Cones",
+    "IntegerSolution",
     "LeastSquaresSolution",
     "LinearHead",
     "LinearSVM",
@@ -41,6 +43,7 @@ __all__ = [
     "softargmax",
     "solve_assignment",
     "solve_cone",
+    "solve_integer",
     "solve_qp",
     "sparsemax",
     "spearman_loss",
