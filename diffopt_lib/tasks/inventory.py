@@ -1,6 +1,7 @@
 """How much to order when the demand is one of a few numbers, with known probabilities.
 
-    z*(p, d) = argmin_{z ≥ 0}  c z + ½ q z² + Σ_i p_i ( c_s (d_i − z)₊ + ½ q_s (d_i − z)₊² + c_e (z − d_i)₊ + ½ q_e (z − d_i)₊² )   (1)
+    z*(p, d) = argmin_{z ≥ 0}  c z + ½ q z² + Σ_i p_i ( c_s s_i + ½ q_s s_i² + c_e e_i + ½ q_e e_i² ),               (1)
+    s_i = max(d_i − z, 0),   e_i = max(z − d_i, 0)
 
 An order z costs (c, q); demand above it, the shortage, costs (c_s, q_s); demand below it, the excess, (c_e, q_e). The
 slope of (1) is piecewise linear, increases, and jumps by p_i (c_s + c_e) at d_i. Between two demands it is α + β z,
@@ -8,11 +9,11 @@ slope of (1) is piecewise linear, increases, and jumps by p_i (c_s + c_e) at d_i
     α = c + Σ_{d_i ≤ z} p_i (c_e − q_e d_i) − Σ_{d_i > z} p_i (c_s + q_s d_i),
     β = q + q_e Σ_{d_i ≤ z} p_i + q_s Σ_{d_i > z} p_i                                            (2)
 
-so the interval of the minimum is found by sorting the demands, and the minimum is −α/β, or the demand at which the slope
-jumps past 0, or 0. There is nothing to iterate, and the derivative is that of these formulas.
+so the interval of the minimum is found by sorting the demands, and the minimum is −α/β, or the demand at which the
+slope jumps past 0, or 0. There is nothing to iterate, and the derivative is that of these formulas.
 
-**Where there is no derivative.** Where z* is a demand it does not depend on p: the order is that demand for a whole range
-of probabilities. At the ends of that range z* has a kink, and the derivative is that of one side.
+**Where there is no derivative.** Where z* is a demand it does not depend on p: the order is that demand for a whole
+range of probabilities. At the ends of that range z* has a kink, and the derivative is that of one side.
 
 Chapter: book/2_differentiable/12_task_losses. Source: Donti, Amos & Kolter, Task-based end-to-end model learning in
 stochastic optimization, 2017, §4.1, where (1) is solved as a quadratic program.

@@ -2,24 +2,24 @@
 
     z* = argmin Σ_{i=1..n} f_i(z_i)   s.t.  |z_i − z_{i+1}| ≤ r                                   (1)
 
-Along a run of active limits z_i = c + o_i r with whole numbers o_i, so the active limits cut the chain into blocks, each
-with one unknown, and with the multiplier ρ_i of the limit between i and i + 1 the optimality conditions are
+Along a run of active limits z_i = c + o_i r with whole numbers o_i, so the active limits cut the chain into blocks,
+each with one unknown, and with the multiplier ρ_i of the limit between i and i + 1 the optimality conditions are
 
-    Σ_{i ∈ block} f_i'(c + o_i r) = 0,      ρ_i = f_1' + … + f_i',     ρ_i ≥ 0 where z rises by r, ≤ 0 where it falls   (2)
+    Σ_{i ∈ block} f_i'(c + o_i r) = 0,   ρ_i = f_1' + … + f_i',    ρ_i ≥ 0 where z rises by r, ≤ 0 where it falls   (2)
 
 Two methods look for the active limits. The *active set* method solves (2) for the limits that it believes in, all
-blocks of all chains at once, lets go of those with a multiplier of the wrong sign, and takes on those that are violated.
-It needs a handful of rounds, but nothing proves that it can't cycle. *Dynamic programming* can't. Let V_i(z) be the
-least cost of the first i links if the last of them is at z, and m_i its minimum. Link i − 1 comes as near to m_{i−1} as r
-allows,
+blocks of all chains at once, lets go of those with a multiplier of the wrong sign, and takes on those that are
+violated. It needs a handful of rounds, but nothing proves that it can't cycle. *Dynamic programming* can't. Let V_i(z)
+be the least cost of the first i links if the last of them is at z, and m_i its minimum. Link i − 1 comes as near to
+m_{i−1} as r allows,
 
     V_i'(z) = f_i'(z) + { V_{i−1}'(z + r)  for z < m_{i−1} − r,
                           0                for |z − m_{i−1}| ≤ r,                                 (3)
                           V_{i−1}'(z − r)  for z > m_{i−1} + r }
 
 The graph of V' is cut at its zero and the halves are moved apart by r. The slope at any z costs a walk back along the
-chain, m_i is the root of an increasing function, and then z_n = m_n, z_i = clip(m_i, z_{i+1} − r, z_{i+1} + r). It takes
-n searches one after the other, and so is left to the chains that the active set method gives up.
+chain, m_i is the root of an increasing function, and then z_n = m_n, z_i = clip(m_i, z_{i+1} − r, z_{i+1} + r). It
+takes n searches one after the other, and so is left to the chains that the active set method gives up.
 
 Sources: Hintermüller, Ito & Kunisch 2002 (active sets); N. Johnson, A dynamic programming algorithm for the fused
 lasso, 2013, for (3), with halves moved apart instead of clipped. Chapter: book/2_differentiable/12_task_losses.
@@ -28,7 +28,6 @@ lasso, 2013, for (3), with halves moved apart instead of clipped. Chapter: book/
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -58,8 +57,8 @@ class Chains(NamedTuple):
 
 
 class Active(NamedTuple):
-    """For each pair of neighbours whether z rises by r (1), falls by r (−1) or neither, ``(N, n − 1)``; and whether that
-    is confirmed, ``(N,)``."""
+    """For each pair of neighbours whether z rises by r (1), falls by r (−1) or neither, ``(N, n − 1)``; and whether
+    that is confirmed, ``(N,)``."""
 
     side: Tensor
     confirmed: Tensor
@@ -89,7 +88,8 @@ class Blocks(NamedTuple):
 
 def find_active(chains: Chains) -> Active:
     """Which limits are active in (1)."""
-    return relay(chains, [settle, lambda chains, _: dynamic_programming(chains)], lambda found: found.confirmed)
+    attempts: list[Callable[..., Active]] = [settle, lambda chains, _: dynamic_programming(chains)]
+    return relay(chains, attempts, lambda found: found.confirmed)
 
 
 # The active set method

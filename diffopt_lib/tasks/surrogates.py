@@ -10,8 +10,9 @@ the *regret* of a forecast ĉ is f(z*(ĉ), c) − v(c) ≥ 0. Two ways to a grad
 
     ℓ(ĉ, c) = 2 f(z*(c), ĉ) − v(2ĉ − c) − v(c)                                                    (2)
 
-The envelope theorem gives its gradient, 2 (g(z*(c)) − g(z*(2ĉ − c))): one more solve, no derivative of it. It is an upper
-bound whatever Ω is: f(z, c) = 2 f(z, ĉ) − f(z, 2ĉ − c) ≤ 2 f(z, ĉ) − v(2ĉ − c), and at z = z*(ĉ), f(z, ĉ) = v(ĉ) ≤ f(z*(c), ĉ).
+The envelope theorem gives its gradient, 2 (g(z*(c)) − g(z*(2ĉ − c))): one more solve, no derivative of it. It is an
+upper bound whatever Ω is: f(z, c) = 2 f(z, ĉ) − f(z, 2ĉ − c) ≤ 2 f(z, ĉ) − v(2ĉ − c) for all z, and at z = z*(ĉ)
+the first term is 2 v(ĉ) ≤ 2 f(z*(c), ĉ).
 
 *The projected error.* If f = cᵀz + ½ zᵀQz and the active constraints G z = h stay the same nearby, then z* moves by
 −M dĉ with M = N (NᵀQN)⁻¹ Nᵀ, where the columns of N span the directions in which Gz does not change. At z*(ĉ) the slope

@@ -64,7 +64,7 @@ def test_the_projected_error_is_the_gradient_of_the_regret(curved):
     solution = solve_qp(Q, predicted, G=G, h=h)
     (exact,) = torch.autograd.grad(objective(solution.y, true).sum(), predicted)
     active = solution.inequality_dual.detach() > 1e-9
-    assert 1 <= active.sum(-1).min() and active.sum(-1).max() < n
+    assert active.sum(-1).min() >= 1 and active.sum(-1).max() < n
     loss = surrogates.projected_error(predicted, true, G, active, Q if curved else None)
     (projected,) = torch.autograd.grad(loss.sum(), predicted)
     assert torch.allclose(projected, exact, atol=1e-8)

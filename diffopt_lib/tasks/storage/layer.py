@@ -6,9 +6,9 @@ level after the hour:
     min Σ_t p_t (a_t − b_t) + λ (x_t − ½B)² + ε a_t² + ε b_t²                                      (1)
     s.t.  x_t = x_{t−1} + η a_t − b_t,   0 ≤ x_t ≤ B,   0 ≤ a_t ≤ A,   0 ≤ b_t ≤ D,   x_0 given
 
-λ is what it is worth to stay flexible, ε what wear costs. Prices may be negative. With ε > 0 the solution is unique; the
-level after the last hour is bounded and pulled to the middle like all others, so the last hour can't sell what is not
-there.
+λ is what it is worth to stay flexible, ε what wear costs. Prices may be negative. With ε > 0 the solution is unique.
+The level after the last hour is bounded and pulled to the middle like all others, so the last hour can't sell what is
+not there.
 
 A chain with one state and two controls: :mod:`.solver` is an interior point method with one Riccati recursion per step,
 :mod:`.derivative` the optimality conditions with the active bounds held, whose linear systems are those of
@@ -27,7 +27,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import get_args
 
-import torch
 from torch import Tensor
 
 from ...autograd.opaque import opaque

@@ -57,8 +57,8 @@ class Battery:
 
 @dataclass(frozen=True)
 class Point:
-    """τ ``(T, N, 3, 1)``, and slacks and multipliers ``(T, N, 3, 2)`` of lower and upper bounds. Bounds that are infinite
-    have multiplier 0."""
+    """τ ``(T, N, 3, 1)``, and slacks and multipliers ``(T, N, 3, 2)`` of lower and upper bounds. Infinite ones have
+    multiplier 0."""
 
     tau: Tensor
     slack: Tensor
@@ -96,7 +96,7 @@ def solve(layout: Layout, on_failure: str, *theta: Tensor) -> tuple[Tensor, ...]
     batch = theta[0].shape[:-1]
     battery = _battery(*(t.expand(*batch, t.shape[-1]).reshape(-1, t.shape[-1]) for t in theta))
     arrived = iterate(Interior(battery, _begin(battery)), _look, lambda it: it._replace(at=_step(*it)), MAX_ITERATIONS)
-    tau, push, side = (v.movedim(1, 0).unsqueeze(-1) for v in arrived[:3])
+    tau, push, side = (v.movedim(1, 0).unsqueeze(-1) for v in (arrived.tau, arrived.push, arrived.side))
     kkt, on_bounds = _hold(battery, side)
     inside = Candidate(tau, _costates(battery, tau, push), push)
     errors = [_error(battery, candidate) for candidate in (on_bounds, inside)]
@@ -112,8 +112,8 @@ def solve(layout: Layout, on_failure: str, *theta: Tensor) -> tuple[Tensor, ...]
     status = torch.where(residual <= TOLERANCE, SOLVED, STUCK)
     if on_failure == "raise":
         _raise_failed(status, residual)
-    sides = (batch_first(v).to(z.dtype) for v in (side[..., :2, :], side[..., 2:, :]))
-    return z, residual, status == SOLVED, iterations, *sides, *store(kkt, batch)
+    of_controls, of_level = (batch_first(v).to(z.dtype) for v in (side[..., :2, :], side[..., 2:, :]))
+    return z, residual, status == SOLVED, iterations, of_controls, of_level, *store(kkt, batch)
 
 
 def _check(
@@ -164,11 +164,9 @@ def _battery(
     c = torch.stack([torch.zeros_like(prices), prices, -prices], -1) - pull
     upper = torch.cat([charge_rate, discharge_rate, capacity], -1)
     upper = torch.where(upper >= NO_BOUND, torch.inf, upper)
-    scalars = (v[None, :, :, None] for v in (start, capacity))
     size = largest(c, (1, 2)) + largest(C, (1, 2)) * capacity.squeeze(-1)
-    return Battery(
-        C[None], c.movedim(1, 0)[..., None], E[None], upper[None, ..., None], *scalars, size[None, :, None, None]
-    )
+    c, upper, size = c.movedim(1, 0)[..., None], upper[None, ..., None], size[None, :, None, None]
+    return Battery(C[None], c, E[None], upper, start[None, ..., None], capacity[None, ..., None], size)
 
 
 # The path
@@ -201,7 +199,8 @@ def _look(it: Interior, k: int) -> tuple[Interior, Tensor, Arrived]:
     side = active[..., 1].long() - active[..., 0].long()
     push = at.dual[..., 1] - at.dual[..., 0]
     spent = torch.full(gap.shape, k, device=gap.device)
-    return it, arrived | broken, Arrived(*(v.movedim(0, 1) for v in (at.tau.squeeze(-1), push, side)), spent)
+    tau, push, side = (v.movedim(0, 1) for v in (at.tau.squeeze(-1), push, side))
+    return it, arrived | broken, Arrived(tau, push, side, spent)
 
 
 def _step(battery: Battery, at: Point) -> Point:
