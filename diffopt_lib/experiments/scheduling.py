@@ -4,7 +4,7 @@
 each of μ, with σ per hour from residuals on the training days, whose schedules :func:`.scheduling.decide` makes:
 
 * squared error, 1,000 full-batch steps;
-* weighted squared error, ten rounds of 100 epochs, where an hour weighs what it cost after the last round;
+* weighted squared error, five rounds of 40 epochs (ten of 100 there), where an hour weighs what it cost after the last;
 * task loss, from the first one's weights, through the schedule, until a random fifth of the training days is no better;
 * the first one again with σ from the held-out fifth, which costs nothing and which the paper does not have.
 
@@ -38,9 +38,9 @@ from .harness.experiment import Experiment, Outcome, Run
 
 TRAIN = 2553
 RAMPS = (0.4, 0.1)
-RUNS = 4
+RUNS = 3
 STEPS, RATE = 1000, 1e-3
-ROUNDS, EPOCHS, BATCH = 10, 100, 100
+ROUNDS, EPOCHS, BATCH = 5, 40, 100
 TASK_STEPS, TASK_RATE, PATIENCE = 1000, 1e-4, 20
 HELD_OUT = 0.2
 
