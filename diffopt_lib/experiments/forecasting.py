@@ -85,8 +85,8 @@ def descend_until(
     batch_size: int | None = None,
     generator: torch.Generator | None = None,
 ) -> int:
-    """Adam until the loss on the hold-out has not improved in so many looks, one after each step, or after each epoch if
-    there are batches. The weights are a copy of those at the best look, which is what stays; returns its number."""
+    """Adam until the loss on the hold-out has not improved in so many looks, one after each step, or after each epoch
+    if there are batches. The weights are a copy of those at the best look, which is what stays; returns its number."""
     optimizer = torch.optim.Adam(model.parameters(), lr=rate)
     best, best_at, kept = float("inf"), 0, copy.deepcopy(model.state_dict())
     for k in range(steps + 1):

@@ -6,6 +6,7 @@ choose when to stop; all are tested on the same 1,000 days, by the expected cost
 
 * likelihood: p(x) = softmax(xW + b), and the order that is best for it;
 * task: the same p(x), trained on the cost of its orders plus ten times its likelihood's loss, from the fit to the latter;
+* likelihood of a network: the same with two hidden layers of 200 in place of xW + b, which can be right;
 * policy: the order itself, linear in x, or by a network with two hidden layers of 200, trained on its cost;
 * the true probabilities, which nobody has.
 
@@ -131,7 +132,9 @@ def run(run: Run) -> Outcome:
 
         figures[f"{kind}: true probabilities"] = expected(inventory.decide(p, demand)).item()
         for m in SIZES:
-            costs = fit_all(kind, m, run, lambda decide, model, test=test, expected=expected: expected(decide(model, test)))
+            costs = fit_all(
+                kind, m, run, lambda decide, model, test=test, expected=expected: expected(decide(model, test))
+            )
             for name, cost in costs.items():
                 figures |= {f"{kind}, m = {m}: {name}": cost.mean().item()}
                 figures |= {f"{kind}, m = {m}: {name}, sd": cost.std().item()}
@@ -154,6 +157,10 @@ def fit_all(kind: str, m: int, run: Run, evaluate: Callable[..., Tensor]) -> dic
         fit(model, loss, x, label, RATE[name], generator)
         with torch.no_grad():
             costs[name] = evaluate(order_of, model)
+    network = Networks((FEATURES, HIDDEN, HIDDEN, classes), generator)
+    fit(network, likelihood_loss, x, label, RATE["network policy"], generator)
+    with torch.no_grad():
+        costs["network likelihood"] = evaluate(order_of, network)
     for name, widths in (("linear policy", (FEATURES, 1)), ("network policy", (FEATURES, HIDDEN, HIDDEN, 1))):
         policy = Networks(widths, generator)
         with torch.no_grad():

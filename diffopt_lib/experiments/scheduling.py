@@ -1,15 +1,16 @@
 """A generator's schedule from a load forecast: what the forecast is trained for, and what the schedules then cost.
 
-3,192 pairs of days of PJM load and temperature, the first 2,553 for training, the last 639 for the test. Four forecasts,
-each of μ, with σ per hour from residuals on the training days, whose schedules :func:`.scheduling.decide` makes:
+3,192 pairs of days of PJM load and temperature, the first 2,553 for training, the last 639 for the test. Four
+forecasts, each of μ, with σ per hour from residuals on the training days, whose schedules :func:`.scheduling.decide`
+makes:
 
 * squared error, 1,000 full-batch steps;
 * weighted squared error, five rounds of 40 epochs (ten of 100 there), where an hour weighs what it cost after the last;
 * task loss, from the first one's weights, through the schedule, until a random fifth of the training days is no better;
 * the first one again with σ from the held-out fifth, which costs nothing and which the paper does not have.
 
-And one network without a schedule inside, which predicts the outputs themselves and is trained on their cost; where they
-break the ramp limit the nearest outputs that do not are taken.
+And one network without a schedule inside, which predicts the outputs themselves and is trained on their cost; where
+they break the ramp limit the nearest outputs that do not are taken.
 
 The paper's ramp limit is .4. It is active in a few hours of ten thousand, so there the problem is nearly a quantile for
 each hour by itself; the limit .1 is run too. The paper has ten runs; ours are fewer, ``RUNS``. All networks here are
@@ -287,8 +288,8 @@ BASELINES = ("squared error", "squared error, held-out σ", "weighted", "outputs
 
 EXPERIMENT = Experiment(
     name="scheduling",
-    claim="A load forecast trained on what its schedules cost makes cheaper schedules than one trained on squared error, "
-    "also where errors are weighted by cost.",
+    claim="A load forecast trained on what its schedules cost makes cheaper schedules than one trained on squared "
+    "error, also where errors are weighted by cost.",
     published={
         "limit 0.4, task loss against squared error, %": -38.6,
         "limit 0.4, task loss against weighted, %": -8.6,
