@@ -42,6 +42,8 @@ from ..validate import check_callable, check_same_kind, check_vectors
 
 Decision = TypeVar("Decision")
 
+RANK = 1e-10  # singular values that are less, relative to the largest, are rounding
+
 
 @full_precision
 def spo_plus(
@@ -97,5 +99,5 @@ def projected_error(predicted: Tensor, true: Tensor, G: Tensor, active: Tensor, 
 def _response(G: Tensor, active: Tensor, Q: Tensor | None) -> Tensor:
     """M of (3): the upper left block of the pseudoinverse of (PQP) with the projection P on the null space of G."""
     held = active.unsqueeze(-1) * G
-    P = torch.eye(G.shape[-1], dtype=G.dtype, device=G.device) - torch.linalg.pinv(held) @ held
-    return P if Q is None else torch.linalg.pinv(P @ Q.detach() @ P, hermitian=True)
+    P = torch.eye(G.shape[-1], dtype=G.dtype, device=G.device) - torch.linalg.pinv(held, rtol=RANK) @ held
+    return P if Q is None else torch.linalg.pinv(P @ Q.detach() @ P, rtol=RANK, hermitian=True)

@@ -115,6 +115,26 @@ def test_a_plan_in_which_every_bound_is_degenerate_has_a_finite_gradient():
     assert torch.isfinite(g).all() and g.abs().max() < 1e-6
 
 
+def test_prices_whose_bounds_are_met_to_the_last_digit():
+    """A path that is followed too far ends in slacks that the recursion can't bear."""
+    prices = [14.33, 14.08, 14.19, 13.41, 14.05, 15.4, 16.26, 17.56, 19.53, 19.58, 20.56, 21.14]
+    prices += [21.63, 22.03, 21.21, 19.62, 19.34, 19.4, 19.29, 19.47, 19.67, 18.96, 18.87, 17.83]
+    plan = storage.decide(torch.tensor(prices, dtype=double), flexibility=1.0, health=1.0)
+    a, b, _ = by_cvxpy(np.array(prices), 1.0, 1.0)
+    assert np.abs(plan.charge.numpy() - a).max() < 1e-6 and np.abs(plan.discharge.numpy() - b).max() < 1e-6
+
+
+def test_many_days_of_all_kinds_converge():
+    generator = torch.Generator().manual_seed(11)
+    size = 10 ** (4 * torch.rand(2000, 1, generator=generator, dtype=double) - 2)
+    prices = size * (torch.randn(2000, 24, generator=generator, dtype=double) + 1)
+    quadratic = [10 ** (6 * torch.rand(2000, generator=generator, dtype=double) - 4) for _ in range(2)]
+    start = torch.rand(2000, generator=generator, dtype=double).round(decimals=1)
+    plan = storage.decide(prices, flexibility=quadratic[0], health=quadratic[1], start=start)
+    assert plan.converged.all() and plan.iterations.max() < 40
+    assert (plan.level > -1e-7).all() and (plan.level < 1 + 1e-7).all()
+
+
 def test_no_price_and_equal_prices():
     nothing = storage.decide(torch.zeros(2, 24, dtype=double))
     assert nothing.charge.abs().max() < 1e-9 and nothing.discharge.abs().max() < 1e-9

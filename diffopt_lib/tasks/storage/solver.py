@@ -28,7 +28,7 @@ from ...validate import NO_BOUND
 
 MAX_ITERATIONS = 60
 TOLERANCE = 1e-8  # of the residual
-NEAR = 1e-13  # complementarity and violation at which the path ends, relative to slope and capacity
+NEAR = 1e-11  # complementarity and violation at which the path ends, relative to slope and capacity
 STEP_BACK = 0.99  # how much of the way to a bound a step may go
 INSIDE = 0.1  # how far inside of their bounds slacks begin, at least, relative to the capacity
 
@@ -69,8 +69,11 @@ class Point:
 
 
 class Interior(NamedTuple):
+    """A point of the path, and whether rounding lets it go no further, ``(N,)``."""
+
     battery: Battery
     at: Point
+    exhausted: Tensor
 
 
 class Candidate(NamedTuple):
@@ -95,7 +98,7 @@ def solve(layout: Layout, on_failure: str, *theta: Tensor) -> tuple[Tensor, ...]
     _check(*theta)
     batch = theta[0].shape[:-1]
     battery = _battery(*(t.expand(*batch, t.shape[-1]).reshape(-1, t.shape[-1]) for t in theta))
-    arrived = iterate(Interior(battery, _begin(battery)), _look, lambda it: it._replace(at=_step(*it)), MAX_ITERATIONS)
+    arrived = iterate(Interior(battery, *_begin(battery)), _look, _go_on, MAX_ITERATIONS)
     tau, push, side = (v.movedim(1, 0).unsqueeze(-1) for v in (arrived.tau, arrived.push, arrived.side))
     kkt, on_bounds = _hold(battery, side)
     inside = Candidate(tau, _costates(battery, tau, push), push)
@@ -105,7 +108,7 @@ def solve(layout: Layout, on_failure: str, *theta: Tensor) -> tuple[Tensor, ...]
     tau, costate, push = (torch.where(best[:, None, None], *pair) for pair in zip(on_bounds, inside, strict=True))
 
     def batch_first(v: Tensor) -> Tensor:
-        return v.squeeze(-1).movedim(0, 1).reshape(*batch, layout.T, -1)
+        return v.squeeze(-1).movedim(0, 1).reshape(*batch, layout.T, v.shape[-2])
 
     z = layout.join(*map(batch_first, (tau, costate, push[..., :2, :], push[..., 2:, :])))
     residual, iterations = error.reshape(batch), arrived.iterations.reshape(batch)
@@ -172,7 +175,7 @@ def _battery(
 # The path
 
 
-def _begin(battery: Battery) -> Point:
+def _begin(battery: Battery) -> tuple[Point, Tensor]:
     """As much in as out, so that the level stays; slacks at least INSIDE, whatever the level is."""
     eta, T = battery.to_level[..., 1:2], len(battery.c)
     limits = torch.cat([battery.upper[..., :1, :], battery.upper[..., 1:2, :] / eta, battery.capacity], -2)
@@ -180,7 +183,8 @@ def _begin(battery: Battery) -> Point:
     tau = torch.cat([battery.start, charge, eta * charge], -2).expand(T, -1, -1, -1)
     slack = torch.maximum(_room(battery, tau), INSIDE * torch.minimum(battery.upper, battery.capacity))
     bounded = slack.isfinite()
-    return Point(tau, torch.where(bounded, slack, 1), torch.where(bounded, battery.size, 0))
+    at = Point(tau, torch.where(bounded, slack, 1), torch.where(bounded, battery.size, 0))
+    return at, torch.zeros_like(tau[0, :, 0, 0], dtype=torch.bool)
 
 
 def _room(battery: Battery, tau: Tensor) -> Tensor:
@@ -190,17 +194,25 @@ def _room(battery: Battery, tau: Tensor) -> Tensor:
 
 
 def _look(it: Interior, k: int) -> tuple[Interior, Tensor, Arrived]:
-    battery, at = it
+    battery, at, exhausted = it
     gap = (at.slack * at.dual).amax((0, 2, 3)) / (battery.size * battery.capacity).flatten()
     off = torch.where(at.dual > 0, (_room(battery, at.tau) - at.slack).abs(), 0).amax((0, 2, 3))
     arrived = (gap <= NEAR) & (off <= NEAR * battery.capacity.flatten())
-    broken = ~torch.isfinite(gap)
     active = at.dual * battery.capacity > at.slack * battery.size
     side = active[..., 1].long() - active[..., 0].long()
     push = at.dual[..., 1] - at.dual[..., 0]
-    spent = torch.full(gap.shape, k, device=gap.device)
     tau, push, side = (v.movedim(0, 1) for v in (at.tau.squeeze(-1), push, side))
-    return it, arrived | broken, Arrived(tau, push, side, spent)
+    return it, arrived | exhausted, Arrived(tau, push, side, torch.full(gap.shape, k, device=gap.device))
+
+
+def _go_on(it: Interior) -> Interior:
+    """A step, where it is finite: near the end slacks may be so small that the recursion breaks down."""
+    battery, at, _ = it
+    after = _step(battery, at)
+    finite = torch.isfinite(after.tau).all(2).all(0) & torch.isfinite(after.dual).all(3).all(2).all(0)[:, None]
+    kept = finite[:, None]
+    pairs = ((after.tau, at.tau), (after.slack, at.slack), (after.dual, at.dual))
+    return Interior(battery, Point(*(torch.where(kept, new, old) for new, old in pairs)), ~finite.flatten())
 
 
 def _step(battery: Battery, at: Point) -> Point:
