@@ -30,6 +30,9 @@ MODULES = (
     "integer_constraints",
     "set_cover",
     "knapsack",
+    "inventory",
+    "scheduling",
+    "storage",
 )
 
 __all__ = ["Experiment", "Outcome", "Run", "epochs", "find", "names", "read_result", "train"]

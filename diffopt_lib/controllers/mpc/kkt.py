@@ -70,7 +70,7 @@ def solve_system(
     for _ in range(REPAIRS):
         of_tau, of_f, of_x1, _ = defect(H, factor.F, solution, c + torch.matmul(G.mT, mu), f, x1)
         of_rows = (w > 0) * (row_at - torch.matmul(G, solution.tau) + elastic * mu)
-        if of_rows.abs().max() <= 1e-14 * (1 + solution.tau.abs().max()) * (1 + G.abs().max()):
+        if not of_rows.numel() or of_rows.abs().max() <= 1e-14 * (1 + solution.tau.abs().max()) * (1 + G.abs().max()):
             break
         more = sweep(factor, of_tau - torch.matmul(G.mT, w * of_rows), of_f, of_x1)
         mu = mu + w * (torch.matmul(G, more.tau) - of_rows)
