@@ -51,4 +51,4 @@ def conditions(layout: Layout, z: Tensor, *parameters: Tensor) -> Tensor:
 def solve_conditions(layout: Layout, operator: LinearOperator, rhs: Tensor) -> Tensor:
     """D_z R w = rhs; the transpose is the same."""
     side, active, *stored = operator.parameters[-STORED - 2 :]
-    return solve_for(layout, load(stored, side.shape[:-2]), rhs, side, active)
+    return solve_for(layout, load(stored, side.shape[:-2]), rhs, (side, active))

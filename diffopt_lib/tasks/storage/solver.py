@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ...batch.products import largest
 from ...batch.rows import iterate
-from ...controllers.boxed import select_columns
+from ...controllers.boxed import TimeFirst
 from ...controllers.mpc.kkt import KKT, assemble, solve_system
 from ...controllers.mpc.layout import Layout, store
 from ...controllers.riccati import factorise, find_policy, follow
@@ -34,7 +34,7 @@ INSIDE = 0.1  # how far inside of their bounds slacks begin, at least, relative 
 
 
 @dataclass(frozen=True)
-class Battery:
+class Battery(TimeFirst):
     """Problem (1), time first: C ``(1, N, 3, 3)``, c ``(T, N, 3, 1)``, E and U ``(1, N, 3, ·)``; x_0, the capacity and
     the size of the objective's slopes, ``(1, N, 1, 1)``."""
 
@@ -46,9 +46,6 @@ class Battery:
     capacity: Tensor
     size: Tensor
 
-    def select(self, keep: Tensor) -> Battery:
-        return select_columns(self, keep)
-
     @property
     def to_level(self) -> Tensor:
         """e, a row."""
@@ -56,16 +53,13 @@ class Battery:
 
 
 @dataclass(frozen=True)
-class Point:
+class Point(TimeFirst):
     """τ ``(T, N, 3, 1)``, and slacks and multipliers ``(T, N, 3, 2)`` of lower and upper bounds. Infinite ones have
     multiplier 0."""
 
     tau: Tensor
     slack: Tensor
     dual: Tensor
-
-    def select(self, keep: Tensor) -> Point:
-        return select_columns(self, keep)
 
 
 class Interior(NamedTuple):
@@ -260,7 +254,8 @@ def _hold(battery: Battery, side: Tensor) -> tuple[KKT, Candidate]:
     T = len(side)
     rows = battery.to_level.expand(T, -1, -1, -1)
     controls, level = side[..., :2, :], side[..., 2:, :]
-    kkt = assemble(battery.C.expand(T, -1, -1, -1), rows[1:], controls != 0, rows, level != 0)
+    H, rigid = battery.C.expand(T, -1, -1, -1), torch.zeros_like(level)
+    kkt = assemble(H, rows[1:], controls != 0, rows, level != 0, rigid)
     at = torch.where(side > 0, battery.upper, 0)
     f = battery.c.new_zeros(T - 1, side.shape[1], 1, 1)
     solution, mu = solve_system(kkt, battery.c, f, battery.start[0], at[..., :2, :], at[..., 2:, :])
