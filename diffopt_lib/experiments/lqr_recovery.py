@@ -59,7 +59,7 @@ def plan(x_init: Tensor, c: Tensor, F: Tensor) -> tuple[Tensor, Tensor]:
     return solution.u, solution.x
 
 
-def imitation_loss(model: Learners, x_init: Tensor, u: Tensor, x: Tensor, states: bool) -> Tensor:
+def imitation_loss(states: bool, model: Learners, x_init: Tensor, u: Tensor, x: Tensor) -> Tensor:
     """(1) of every learner, ``(learners,)``, with or without its second term."""
     own_u, own_x = model(x_init)
     of_controls = (own_u - u).square().mean((1, 2, 3))
@@ -68,7 +68,7 @@ def imitation_loss(model: Learners, x_init: Tensor, u: Tensor, x: Tensor, states
 
 def total_loss(states: bool, model: Learners, *batch: Tensor) -> Tensor:
     """The sum over the learners, so that each has its own gradient."""
-    return imitation_loss(model, *batch, states=states).sum()
+    return imitation_loss(states, model, *batch).sum()
 
 
 def run(run: Run) -> Outcome:
@@ -83,7 +83,7 @@ def run(run: Run) -> Outcome:
 
     @torch.no_grad()
     def errors(model: Learners) -> dict[str, Tensor]:
-        imitation = imitation_loss(model, *batch(-1), states=False)
+        imitation = imitation_loss(False, model, *batch(-1))
         return {"imitation loss": imitation, "error of A and B": (model.F - F).square().mean((1, 2))}
 
     figures: dict[str, float | None] = {"learners": float(LEARNERS)}
@@ -108,8 +108,7 @@ def run(run: Run) -> Outcome:
 
 EXPERIMENT = Experiment(
     name="lqr_recovery",
-    claim="From the plans of a linear-quadratic regulator, controls and states, a learner finds the dynamics behind them; "
-    "from controls alone it imitates them without finding out.",
+    claim="From the plans of a linear-quadratic regulator a learner finds the dynamics behind them.",
     published={},
     source="Amos et al. 2018, figure 3",
     chapter="book/2_differentiable/10_control",
