@@ -1,9 +1,9 @@
 """Nonlinear least squares: batches of small dense problems, and one sparse pose graph, forward and backward.
 
-scipy, pyceres and gtsam solve one problem after the other and have no derivative. For the dense problems scipy and
-pyceres are given the implicit one, all elements at once; for the pose graph the gradient of pyceres and gtsam is NaN and
-their backward pass takes no time. pyceres evaluates the dense residuals and those of the edges in Python (numpy, with
-exact Jacobians), as its users must; gtsam has them in C++.
+scipy, pyceres and gtsam solve one problem after the other and have no derivative. For the dense problems the solutions
+of scipy and pyceres are given the implicit one, all elements at once; for the pose graph the gradient of pyceres and
+gtsam is NaN and their backward pass takes no time. pyceres evaluates residuals in Python (numpy, exact Jacobians), as
+its users must, and scipy does likewise; gtsam has the residuals of a pose graph in C++.
 """
 
 from __future__ import annotations
@@ -117,20 +117,23 @@ def ceres_poses(problem: Poses, package: Any, options: Any) -> Forward:
     graph = problem.graph
 
     class Edge(package.CostFunction):
-        def __init__(self, z: np.ndarray, root: np.ndarray):
+        """An edge between poses of which one may be known: only the others are parameters."""
+
+        def __init__(self, z: np.ndarray, root: np.ndarray, fixed: list[np.ndarray | None]):
             super().__init__()
-            self.z, self.root = z, root
+            self.z, self.root, self.fixed = z, root, fixed
             self.set_num_residuals(3)
-            self.set_parameter_block_sizes([3, 3])
+            self.set_parameter_block_sizes([3] * sum(pose is None for pose in fixed))
 
         def Evaluate(self, parameters: Any, residuals: Any, jacobians: Any) -> bool:
-            r, Ja, Jb = edge(parameters[0], parameters[1], self.z)
+            free = iter(parameters)
+            a, b = (next(free) if pose is None else pose for pose in self.fixed)
+            r, *J = edge(a, b, self.z)
             residuals[:] = self.root @ r
             if jacobians is not None:
-                if jacobians[0] is not None:
-                    jacobians[0][:] = (self.root @ Ja).ravel()
-                if jacobians[1] is not None:
-                    jacobians[1][:] = (self.root @ Jb).ravel()
+                moving = (J_i for J_i, pose in zip(J, self.fixed, strict=True) if pose is None)
+                for place, J_i in zip(jacobians, moving, strict=True):
+                    place[:] = (self.root @ J_i).ravel()
             return True
 
     options.linear_solver_type = package.LinearSolverType.SPARSE_NORMAL_CHOLESKY
@@ -143,12 +146,12 @@ def ceres_poses(problem: Poses, package: Any, options: Any) -> Forward:
     def forward() -> Any:
         poses = [row.copy() for row in start]
         program = package.Problem()
-        costs = [Edge(z, root) for z, root in zip(measured, roots, strict=True)]
-        for (a, b), cost in zip(edges, costs, strict=True):
-            program.add_residual_block(cost, None, [poses[a], poses[b]])
-        for pose, fixed in zip(poses, known, strict=True):
-            if fixed and program.has_parameter_block(pose):
-                program.set_parameter_block_constant(pose)
+        costs = []
+        for pair, z, root in zip(edges, measured, roots, strict=True):
+            if all(known[i] for i in pair):
+                continue
+            costs.append(Edge(z, root, [poses[i] if known[i] else None for i in pair]))
+            program.add_residual_block(costs[-1], None, [poses[i] for i in pair if not known[i]])
         package.solve(options, program, package.SolverSummary())
         y = SE2().from_angle(torch.as_tensor(np.stack(poses)))
         return y, lambda cotangent: [torch.full_like(problem.measured, torch.nan)]

@@ -54,7 +54,7 @@ class Saturated:
         return found
 
     def accuracy(self, y: Tensor, grads: list[Tensor], cotangent: Tensor) -> dict[str, float | str | None]:
-        """The worst error of the solution, relative to its size, and of the gradients, relative to the largest entry."""
+        """The worst error of the solution, and of the gradients, each relative to the largest entry."""
         off, wrong = 0.0, 0.0
         for i, reference in self.references.items():
             off = max(off, largest(to_numpy(y[i] - reference.to(y))) / largest(to_numpy(reference)))

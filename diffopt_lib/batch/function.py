@@ -49,7 +49,7 @@ class RowFunction:
         """f at each row."""
         everything = y if self.rows is None else self.whole.index_copy(0, self.rows, y)
         value = self.f(everything.reshape(*self.batch, y.shape[-1]), *self.x)
-        value = value.reshape(self.batch.numel(), *value.shape[len(self.batch) :])
+        value = value.reshape(-1, *value.shape[len(self.batch) :])
         return value if self.rows is None else value[self.rows]
 
     def select(self, keep: Tensor) -> RowFunction:

@@ -11,12 +11,13 @@ to three steps. The derivative is the exact one, or that of one Gauss–Newton s
 
 What it is compared with. The *tuned* radius is the best of a grid on the same training graphs, with the true
 covariances given; the *textbook* radius 2.985 is Welsch's for 95 % efficiency, with the true covariances too; *squared*
-has no robust loss; and the *oracle* leaves out the wrong closures, of which no method is told. All are evaluated on test
-graphs.
+has no robust loss; and the *oracle* leaves out the wrong closures, of which no method is told. All are evaluated on
+test graphs.
 
 The set-up follows Theseus, where graphs have 256 poses in space and 10 iterations of Levenberg–Marquardt are made. Ours
-are in the plane and are solved to convergence, in at most LIMIT iterations; there are SEEDS training sets of TRAIN graphs
-and STEPS steps, which fits into 15 minutes of one CPU. Their figures can't be compared with ours, so none is listed.
+are in the plane and are solved to convergence, in at most LIMIT iterations; there are SEEDS training sets of TRAIN
+graphs and STEPS steps, which fits into 15 minutes of one CPU. Their figures can't be compared with ours, so none is
+listed.
 
 Source: Pineda et al., Theseus, 2022. Chapter: book/2_differentiable/13_least_squares.
 """

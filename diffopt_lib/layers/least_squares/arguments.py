@@ -67,6 +67,8 @@ def read(
         raise ValueError(
             f"residual must return (*batch, m), {y0.dtype} as y0 is, got {tuple(value.shape)} {value.dtype}"
         )
+    if value.shape[-1] == 0:
+        f, value = _nothing, value.new_zeros(*value.shape[:-1], 1)
     m = value.shape[-1]
     if m % block:
         raise ValueError(f"block must divide the number of residuals, {m}, got {block}")
@@ -90,6 +92,11 @@ def read(
     W, c = align_batch(W, terms.weight_dims, len(batch)), align_batch(c, 1, len(batch))
     low, high = align_batch(low, 1, len(batch)), align_batch(high, 1, len(batch))
     return Problem(f, terms, manifold, y0, W, c, low, high, (*x, *hidden))
+
+
+def _nothing(y: Tensor, *x: Tensor) -> Tensor:
+    """One residual that is 0, for those who have none."""
+    return 0 * y[..., :1]
 
 
 def on_manifold(y0: Tensor, manifold: Manifold) -> Tensor:
