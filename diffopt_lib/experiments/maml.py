@@ -293,8 +293,8 @@ EXPERIMENT = Experiment(
         "digits, 5-shot, % after 16 steps: implicit MAML, 16 steps": 99.74,
     },
     source="Rajeswaran et al. 2019, table 2: 5-way Omniglot, four convolutions, 20,000 meta-steps of 32 tasks (ours: "
-    "MNIST, a network 64–64 on pixels, 300 or 80 meta-steps of 8 tasks); the sinusoids of Finn et al. 2017, §5.1, have no "
-    "printed figures",
+    "MNIST, a network 64–64 on pixels, 300 or 80 meta-steps of 8 tasks); the sinusoids of Finn et al. 2017, §5.1, have "
+    "no printed figures",
     chapter="book/2_differentiable/14_inner_loops",
     run=run,
 )
