@@ -69,7 +69,7 @@ def fill_partly(prices: Tensor, weights: Tensor) -> Tensor:
 
 def images() -> tuple[Tensor, Tensor]:
     """The 1,797 digits ``(1797, 64)`` in [0, 1], and what they show, in an order of ours."""
-    from sklearn.datasets import load_digits  # type: ignore[import-untyped]
+    from sklearn.datasets import load_digits
 
     pixels, labels = load_digits(return_X_y=True)
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
