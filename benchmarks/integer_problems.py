@@ -38,7 +38,8 @@ class Program:
         return self.c.shape
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Program:
-        return Program(*(t.to(device, dtype) for t in (self.c, self.A, self.b)), self.side)
+        c, A, b = (t.to(device, dtype) for t in (self.c, self.A, self.b))
+        return Program(c, A, b, self.side)
 
     @cached_property
     def points(self) -> np.ndarray:

@@ -106,7 +106,8 @@ def _rows(element: Element, slack: float) -> list[LinearConstraint]:
     A, b = element.A[kept] + 0.0, element.b[kept]
     unit = _unit(A)
     upper = (b + slack * np.maximum(np.abs(b), np.abs(A).max(axis=-1))) * unit
-    lower, alone, known = np.full(len(b), -np.inf), np.ones(len(b), dtype=bool), {}
+    lower, alone = np.full(len(b), -np.inf), np.ones(len(b), dtype=bool)
+    known: dict[bytes, int] = {}
     for k, row in enumerate(A):
         other = known.get((0.0 - row).tobytes())
         if other is not None and -upper[k] <= upper[other]:
