@@ -147,8 +147,8 @@ def hourly_cost(model: nn.Module, ramp: float, data: Split) -> Tensor:
 def fit_task(start: Forecaster, data: Split, held_out: Split, ramp: float) -> tuple[Forecaster, Tensor, int]:
     """With the σ of the start."""
     model, std = copy.deepcopy(start), residual_std(start, data)
-    options = dict(steps=TASK_STEPS, rate=TASK_RATE, patience=PATIENCE)
-    steps = descend_until(model, data, held_out, partial(task_loss, std, ramp), **options)
+    loss = partial(task_loss, std, ramp)
+    steps = descend_until(model, data, held_out, loss, steps=TASK_STEPS, rate=TASK_RATE, patience=PATIENCE)
     return model, std, steps
 
 
