@@ -8,7 +8,7 @@ import os
 import sys
 from pathlib import Path
 
-NAMES = ("qp", "cone", "control", "projections")
+NAMES = ("qp", "cone", "control", "projections", "tasks")
 RESULTS = Path(__file__).parent / "results"
 
 

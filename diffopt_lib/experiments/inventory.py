@@ -160,7 +160,8 @@ def fit_all(
     """The expected cost of every method, ``(runs,)``."""
     generator = run.generator(10 * TRUTHS.index(kind) + SIZES.index(m))
     x, label = draw(kind, m, generator)
-    costs, fitted = {}, {}
+    costs: dict[str, Tensor] = {}
+    fitted: dict[str, Networks] = {}
     for name in methods:
         decide, loss, widths = RECIPES[name]
         stream = run.generator(1000 + METHODS.index(name))
