@@ -87,7 +87,7 @@ class Generator:
         return self.mean.shape
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Generator:
-        return Generator(*(t.to(device, dtype) for t in self.parameters), self.ramp)
+        return Generator(self.mean.to(device, dtype), self.std.to(device, dtype), self.ramp)
 
     def accuracy(self, y: Tensor, grads: list[Tensor], cotangent: Tensor) -> dict[str, float | str | None]:
         off, wrong = 0.0, 0.0
@@ -102,7 +102,7 @@ class Generator:
                     for sign in (1, -1):
                         moved = [mean.copy(), std.copy()]
                         moved[k][j] += sign * STEP
-                        ends.append(g @ schedule(*moved, self.ramp))
+                        ends.append(g @ schedule(moved[0], moved[1], self.ramp))
                     true[j] = (ends[0] - ends[1]) / (2 * STEP)
                 wrong = max(wrong, largest(to_numpy(grads[k][i]) - true) / largest(true))
         return {"solution_error": rounded(off), "gradient_error": rounded(wrong), "worst_gradient": "mean or std"}

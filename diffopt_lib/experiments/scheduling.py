@@ -164,9 +164,7 @@ def fit_policy(start: Forecaster, data: Split, held_out: Split) -> Forecaster:
     """From the forecast, moved up to where its hours are the quantile; as long as the hold-out gets better."""
     model = copy.deepcopy(start)
     with torch.no_grad():
-        model.linear.bias += scheduling.decide(
-            torch.zeros(24), residual_std(start, data), ramp=1e20
-        )  # of each hour alone
+        model.linear.bias.add_(scheduling.decide(torch.zeros(24), residual_std(start, data), ramp=1e20))
     descend_until(model, data, held_out, policy_loss, steps=TASK_STEPS, rate=TASK_RATE, patience=PATIENCE)
     return model
 
@@ -188,8 +186,8 @@ class Quadratic:
 
 def newton(
     mean: Tensor, std: Tensor, ramp: float, *, damped: bool, steps: int = 50, tolerance: float = 1e-6
-) -> tuple[Tensor, Tensor]:
-    """Sequential quadratic programming from μ, ``(N, 24)``: the iterations that each day took, and the longest step.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Sequential quadratic programming from μ, ``(N, 24)``: where it ends, each day's iterations, and its longest step.
 
     A step minimises the quadratic model within the ramps; μ itself need not be within them, so the first step is taken
     whole in any case. Damped, later ones are halved until they decrease the cost. A day is done when its step is
@@ -219,7 +217,7 @@ def newton(
                 break
             share = torch.where(worse, share / 2, share)
         z = z + share * step
-    return taken, longest
+    return z, taken, longest
 
 
 def expected(z: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -239,7 +237,7 @@ def solver_figures() -> dict[str, float | None]:
         figures[f"ramps that are active, %, limit {ramp}"] = 100 * share
     for noise, ramp in ((1.0, 0.4), (0.25, 0.05)):
         for damped in (False, True):
-            taken, longest = newton(mean, noise * std, ramp, damped=damped)
+            _, taken, longest = newton(mean, noise * std, ramp, damped=damped)
             name = f"{'damped' if damped else 'undamped'} SQP, σ × {noise:g}, limit {ramp}"
             figures[f"{name}: steps"] = taken[taken <= 50].max().item()
             figures[f"{name}: days of 199 that fail"] = float((taken > 50).sum())
