@@ -54,7 +54,7 @@ class Market(NamedTuple):
 
 class Homes(NamedTuple):
     """A year of days: the load of seventeen homes together, kWh in each hour, and what a kWh from the grid emits, kg of
-    CO₂; ``(365, 24)``, float64. A day begins at 11 p.m. of the date before, as the meters' records do."""
+    CO₂; ``(364, 24)``, float64."""
 
     dates: list[date]
     load: Tensor
@@ -98,7 +98,7 @@ def storage_market() -> Market:
 
 
 def homes() -> Homes:
-    """The packaged year, from 1 August 2016 to 31 July 2017."""
+    """The packaged 52 weeks, from 1 August 2016, a Monday, to 30 July 2017."""
     with packaged(__package__).joinpath("homes.npz").open("rb") as file, np.load(file) as stored:
         load, carbon = (torch.from_numpy(stored[key].astype(np.float64)) for key in ("load", "carbon"))
     return Homes([date(2016, 8, 1) + timedelta(k) for k in range(len(load))], load / 100, carbon / 10_000)

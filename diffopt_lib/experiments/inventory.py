@@ -1,11 +1,11 @@
 """Orders for a demand that depends on features: a model of the demand, a model of the order, or a model for the order.
 
-Demands are 1, 2, 5, 10 or 20 with probabilities softmax(xΘ) or softmax((xΘ)²), of which the first is in reach of the
-models below and the second is not. Each of ten runs has its own m days to learn from, a fifth of them held out to
+Demands are 1, 2, 5, 10 or 20 with probabilities softmax(xΘ) or softmax((xΘ)²), of which the first is in reach of a
+linear model and the second is not. Each of ten runs has its own m days to learn from, a fifth of them held out to
 choose when to stop; all are tested on the same 1,000 days, by the expected cost of :mod:`.tasks.inventory`:
 
 * likelihood: p(x) = softmax(xW + b), and the order that is best for it;
-* task: the same p(x), trained on the cost of its orders plus ten times its likelihood's loss, from the fit to the latter;
+* task: the same p(x), trained on the cost of its orders plus ten times the negative log likelihood, from the fit to it;
 * likelihood of a network: the same with two hidden layers of 200 in place of xW + b, which can be right;
 * policy: the order itself, linear in x, or by a network with two hidden layers of 200, trained on its cost;
 * the true probabilities, which nobody has.
@@ -33,7 +33,7 @@ SIZES = (100, 1000, 10_000)
 RUNS = 10
 HIDDEN = 200
 BATCH, STEPS, LOOK = 200, 600, 20
-RATE = {"likelihood": 1e-2, "task": 1e-3, "linear policy": 1e-2, "network policy": 3e-3}
+RATE = {"likelihood": 1e-2, "task": 1e-3, "network likelihood": 3e-3, "linear policy": 1e-2, "network policy": 3e-3}
 LIKELIHOOD_WEIGHT = 10.0
 TRUTHS = ("linear", "quadratic")
 
@@ -95,6 +95,15 @@ def task_loss(model: nn.Module, x: Tensor, label: Tensor) -> Tensor:
     return cost_loss(order_of, model, x, label) + LIKELIHOOD_WEIGHT * likelihood_loss(model, x, label)
 
 
+RECIPES: dict[str, tuple[Callable[..., Tensor], Loss, tuple[int, ...]]] = {
+    "likelihood": (order_of, likelihood_loss, (FEATURES, len(DEMAND))),
+    "task": (order_of, task_loss, (FEATURES, len(DEMAND))),  # from the fit to the likelihood
+    "network likelihood": (order_of, likelihood_loss, (FEATURES, HIDDEN, HIDDEN, len(DEMAND))),
+    "linear policy": (policy_of, partial(cost_loss, policy_of), (FEATURES, 1)),
+    "network policy": (policy_of, partial(cost_loss, policy_of), (FEATURES, HIDDEN, HIDDEN, 1)),
+}
+METHODS = tuple(RECIPES)
+
 # The training.
 
 
@@ -145,36 +154,32 @@ def run(run: Run) -> Outcome:
     return Outcome(figures)
 
 
-def fit_all(kind: str, m: int, run: Run, evaluate: Callable[..., Tensor]) -> dict[str, Tensor]:
+def fit_all(
+    kind: str, m: int, run: Run, evaluate: Callable[..., Tensor], methods: tuple[str, ...] = METHODS
+) -> dict[str, Tensor]:
     """The expected cost of every method, ``(runs,)``."""
-    stream = 10 * TRUTHS.index(kind) + SIZES.index(m)
-    generator = run.generator(stream)
+    generator = run.generator(10 * TRUTHS.index(kind) + SIZES.index(m))
     x, label = draw(kind, m, generator)
-    classes = len(DEMAND)
-    model = Networks((FEATURES, classes), generator)
-    costs = {}
-    for name, loss in (("likelihood", likelihood_loss), ("task", task_loss)):
-        fit(model, loss, x, label, RATE[name], generator)
+    costs: dict[str, Tensor] = {}
+    fitted: dict[str, Networks] = {}
+    for name in methods:
+        decide, loss, widths = RECIPES[name]
+        stream = run.generator(1000 + METHODS.index(name))
+        model = fitted["likelihood"] if name == "task" else Networks(widths, stream)
+        if decide is policy_of:
+            with torch.no_grad():
+                model.biases[-1].fill_(sum(DEMAND) / len(DEMAND))
+        fit(model, loss, x, label, RATE[name], stream)
+        fitted[name] = model
         with torch.no_grad():
-            costs[name] = evaluate(order_of, model)
-    network = Networks((FEATURES, HIDDEN, HIDDEN, classes), generator)
-    fit(network, likelihood_loss, x, label, RATE["network policy"], generator)
-    with torch.no_grad():
-        costs["network likelihood"] = evaluate(order_of, network)
-    for name, widths in (("linear policy", (FEATURES, 1)), ("network policy", (FEATURES, HIDDEN, HIDDEN, 1))):
-        policy = Networks(widths, generator)
-        with torch.no_grad():
-            policy.biases[-1].fill_(sum(DEMAND) / classes)
-        fit(policy, partial(cost_loss, policy_of), x, label, RATE[name], generator)
-        with torch.no_grad():
-            costs[name] = evaluate(policy_of, policy)
+            costs[name] = evaluate(decide, model)
     return costs
 
 
 EXPERIMENT = Experiment(
     name="inventory",
-    claim="Where the model of the demand is right, likelihood is hard to beat; where it is wrong, training it on the cost "
-    "of its orders makes cheaper ones.",
+    claim="Where the model of the demand is right, likelihood is hard to beat; where it is wrong, training it on the "
+    "cost of its orders makes cheaper ones, and a better model cheaper ones still.",
     published={},
     source="Donti, Amos & Kolter 2017, §4.1, figure 2",
     chapter="book/2_differentiable/12_task_losses",

@@ -2,7 +2,7 @@
 
 Days of PJM's day-ahead prices, 2011 to 2016, without those that have a price above 500 or none above 0, and the day
 before each: its prices, both days' load forecasts and temperatures, and the calendar. The first four fifths are for
-training, a fifth of them held out to choose when to stop. The forecasts are of log prices, and a plan is made for a price:
+training, a fifth of them held out to choose when to stop. Forecasts are of log prices, and a plan is made for prices:
 
 * squared error in the logarithm, and its exponential as the price;
 * the same with the price's mean under that error, exp(μ + σ²/2), which costs nothing and which the paper does not have;
@@ -62,8 +62,9 @@ def _calendar(d: date, holidays: set[date]) -> tuple[float, ...]:
 
 def plan_cost(prices: Tensor, y: Tensor, weights: tuple[float, float]) -> Tensor:
     """What plans for these prices cost at those that came, log prices y, ``(days,)``."""
-    options = dict(flexibility=weights[0], health=weights[1])
-    return storage.loss(storage.decide(prices, **options), y.exp(), **options)
+    flexibility, health = weights
+    plan = storage.decide(prices, flexibility=flexibility, health=health)
+    return storage.loss(plan, y.exp(), flexibility=flexibility, health=health)
 
 
 def task_loss(weights: tuple[float, float], model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
@@ -71,8 +72,9 @@ def task_loss(weights: tuple[float, float], model: nn.Module, x: Tensor, y: Tens
 
 
 def spo_loss(weights: tuple[float, float], model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    options = dict(flexibility=weights[0], health=weights[1])
-    decide, cost = partial(storage.decide, **options), partial(storage.loss, **options)
+    flexibility, health = weights
+    decide = partial(storage.decide, flexibility=flexibility, health=health)
+    cost = partial(storage.loss, flexibility=flexibility, health=health)
     return surrogates.spo_plus(decide, cost, model(x).exp(), y.exp()).mean()
 
 
@@ -97,9 +99,16 @@ def run(run: Run) -> Outcome:
                 plans["the prices themselves"] = test.y.exp()
                 for name, loss in LOSSES.items():
                     model = copy.deepcopy(squared)
-                    options = dict(steps=TASK_EPOCHS, rate=TASK_RATE, patience=PATIENCE, batch_size=BATCH)
                     descend_until(
-                        model, data, held_out, partial(loss, weights), generator=run.generator(100 + k), **options
+                        model,
+                        data,
+                        held_out,
+                        partial(loss, weights),
+                        steps=TASK_EPOCHS,
+                        rate=TASK_RATE,
+                        patience=PATIENCE,
+                        batch_size=BATCH,
+                        generator=run.generator(100 + k),
                     )
                     model.eval()
                     with torch.no_grad():
@@ -130,7 +139,8 @@ METHODS = ("squared error", "its mean price", "task loss", "SPO+", "the prices t
 
 EXPERIMENT = Experiment(
     name="storage",
-    claim="A price forecast trained on what a battery's plans cost makes cheaper plans than one trained on squared error.",
+    claim="A price forecast trained on what a battery's plans cost makes cheaper plans than one trained on squared "
+    "error.",
     published={},
     source=f"Donti, Amos & Kolter 2017, §4.3, table 1, ten runs (ours: {RUNS})",
     chapter="book/2_differentiable/12_task_losses",

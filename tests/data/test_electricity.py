@@ -30,7 +30,7 @@ def test_the_market_s_prices(real_data):
 
 def test_the_packaged_year_of_seventeen_homes():
     year = homes()
-    assert year.load.shape == year.carbon.shape == (365, 24) and len(year.dates) == 365
+    assert year.load.shape == year.carbon.shape == (364, 24) and len(year.dates) == 364
     assert year.load.min() > 5 and year.load.max() < 60  # kWh in an hour: some 300 W to 3 kW a home
     assert year.carbon.min() > 0.05 and year.carbon.max() < 0.3  # kg/kWh, as in California
     assert year.load[:, 10].mean() > 1.5 * year.load[:, 4].mean()

@@ -98,7 +98,7 @@ def solve(layout: Layout, on_failure: str, *theta: Tensor) -> tuple[Tensor, ...]
     inside = Candidate(tau, _costates(battery, tau, push), push)
     errors = [_error(battery, candidate) for candidate in (on_bounds, inside)]
     best = ~(errors[0] > errors[1].clamp_min(1e-2 * TOLERANCE))
-    error = torch.where(best, *errors)
+    error = torch.where(best, errors[0], errors[1])
     tau, costate, push = (torch.where(best[:, None, None], *pair) for pair in zip(on_bounds, inside, strict=True))
 
     def batch_first(v: Tensor) -> Tensor:
