@@ -72,7 +72,9 @@ def run_cells(folder: Path) -> dict[str, Any]:
 EVERY = ("qp", "cone", "control", "projections")
 
 
-@pytest.mark.parametrize("names", [(), *((name,) for name in EVERY), ("robustness",), (*EVERY, "qp-cuda", "robustness")])
+@pytest.mark.parametrize(
+    "names", [(), *((name,) for name in EVERY), ("robustness",), (*EVERY, "qp-cuda", "robustness")]
+)
 def test_every_cell_runs_whatever_was_measured(tmp_path: Path, names: tuple[str, ...]) -> None:
     files = {
         "qp": made_up(qp),
