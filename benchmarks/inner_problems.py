@@ -42,7 +42,8 @@ class InnerLoop:
         return torch.Size([len(self.x), len(self.start)])
 
     def to(self, device: torch.device, dtype: torch.dtype) -> InnerLoop:
-        return InnerLoop(*(t.to(device, dtype) for t in (self.start, self.rate, self.x, self.targets)), self.steps)
+        start, rate, x, targets = (t.to(device, dtype) for t in (self.start, self.rate, self.x, self.targets))
+        return InnerLoop(start, rate, x, targets, self.steps)
 
     @cached_property
     def exact(self) -> InnerLoop:
@@ -51,8 +52,8 @@ class InnerLoop:
     def accuracy(self, y: Tensor, gradients: list[Tensor], cotangent: Tensor) -> dict[str, float | str | None]:
         """Largest error of the weights, and of the gradients relative to the largest entry of the true ones."""
         problem = self.exact
-        inputs = [p.clone().requires_grad_() for p in problem.parameters]
-        reached = by_formulas(*inputs, problem)
+        start, rate = inputs = [p.clone().requires_grad_() for p in problem.parameters]
+        reached = by_formulas(start, rate, problem)
         true = torch.autograd.grad(reached, inputs, cotangent.double().cpu())
         errors = [
             largest(to_numpy(g) - to_numpy(t)) / largest(to_numpy(t)) for g, t in zip(gradients, true, strict=True)
