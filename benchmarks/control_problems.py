@@ -45,7 +45,8 @@ class Control:
         return math.isfinite(self.bound)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Control:
-        return Control(*(parameter.to(device, dtype) for parameter in self.parameters), self.bound)
+        x_init, C, c, F = (parameter.to(device, dtype) for parameter in self.parameters)
+        return Control(x_init, C, c, F, self.bound)
 
     def element(self, i: int) -> list[Tensor]:
         return [parameter[i].detach().cpu().double() for parameter in self.parameters]
@@ -55,7 +56,8 @@ class Control:
         """The condensed programs of the elements that are checked, and their exact solutions."""
         found = {}
         for i in checked(len(self.x_init), CHECKED):
-            program = as_program(*(to_numpy(t) for t in condense(*self.element(i))), self.bound)
+            Q, p = condense(*self.element(i))
+            program = as_program(to_numpy(Q), to_numpy(p), self.bound)
             found[i] = program, reference(*program)
         return found
 
