@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import pytest
 from chapters import read
 
-from benchmarks import cone, projections, qp
+from benchmarks import cone, control, projections, qp
 
 SCOREBOARD = "book/appendix/scoreboard.ipynb"
 
@@ -49,11 +49,15 @@ def run_cells(folder: Path) -> dict[str, Any]:
     return variables
 
 
-@pytest.mark.parametrize("names", [(), ("qp",), ("cone",), ("projections",), ("qp", "cone", "projections", "qp-cuda")])
+EVERY = ("qp", "cone", "control", "projections")
+
+
+@pytest.mark.parametrize("names", [(), *((name,) for name in EVERY), (*EVERY, "qp-cuda")])
 def test_every_cell_runs_whatever_was_measured(tmp_path: Path, names: tuple[str, ...]) -> None:
     files = {
         "qp": made_up(qp),
         "cone": made_up(cone),
+        "control": made_up(control),
         "projections": made_up(projections),
         "qp-cuda": made_up(qp, "cuda"),
     }
@@ -62,7 +66,7 @@ def test_every_cell_runs_whatever_was_measured(tmp_path: Path, names: tuple[str,
     (tmp_path / "qp-quick.json").write_text("not to be read")
     variables = run_cells(tmp_path)
     assert set(variables["benchmarks"]) == set(names)
-    for name in ("qp", "cone", "projections"):
+    for name in EVERY:
         shown = variables["full_table"](name).data
         assert ("not finite" in shown and "does not converge" in shown) if name in names else "Not measured" in shown
 

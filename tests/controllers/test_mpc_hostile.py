@@ -266,6 +266,51 @@ class TestSmoothingWithConstraints:
         assert g[0].isnan().all() and g[1].isfinite().all()
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 1e-2])
+def test_vmap_with_constraints_is_a_batch(smoothing):
+    def u(x_init):
+        bounds = dict(u_lower=-2.0, u_upper=2.0)
+        return mpc(x_init, (C, c), F, 6, constraints=lambda x, u: -0.5 - x[..., 1:], smoothing=smoothing, **bounds).u
+
+    torch.testing.assert_close(torch.func.vmap(u)(STARTS), u(STARTS))
+    rows = torch.func.vmap(torch.func.jacrev(u))(STARTS)
+    torch.testing.assert_close(rows, torch.stack([torch.func.jacrev(u)(x) for x in STARTS]))
+
+
+def test_a_closed_loop_with_a_limit_on_the_change_of_the_control_keeps_it_and_comes_to_rest():
+    """The last control is part of the state; the limit is a constraint on both."""
+
+    def dynamics(z, u):
+        return torch.cat([z[..., :2] @ A.mT + u @ B.mT, u], -1)
+
+    def cost(z, u):
+        return 0.5 * (z[..., 0].square() + 0.1 * z[..., 1].square()) + 0.005 * u[..., 0].square()
+
+    def slow(z, u):
+        return torch.cat([u - z[..., 2:] - 0.4, z[..., 2:] - u - 0.4], -1)
+
+    z, plan, iterations = torch.cat([STARTS, torch.zeros(2, 1, dtype=DOUBLE)], -1), None, []
+    for _ in range(40):
+        solution = mpc(z, cost, dynamics, 20, u_init=plan, constraints=slow, controls=1)
+        assert (solution.u[:, 0] - z[:, 2:]).abs().max() <= 0.4 + 1e-8
+        z = dynamics(z, solution.u[:, 0])
+        plan = torch.cat([solution.u[:, 1:], solution.u[:, -1:]], 1)
+        iterations.append(solution.iterations.max().item())
+    assert z[:, 0].abs().max() < 0.1 and sum(iterations[1:]) / 39 < iterations[0]
+
+
+def test_a_cost_with_a_dimension_too_many_is_refused():
+    with pytest.raises(ValueError, match=r"cost\(x, u\) must have the shape \(\*batch\)"):
+        mpc(STARTS, lambda x, u: x.square().sum(-1, keepdim=True), LinearDynamics(A, B), 4)
+
+
+@pytest.mark.parametrize("on_failure", ["raise", "nan", "closest", "return"])
+@pytest.mark.parametrize("options", [{}, dict(constraints=lambda x, u: u - 1), dict(u_upper=1.0, smoothing=1e-2)])
+def test_an_empty_batch_gives_an_empty_solution(on_failure, options):
+    for cost in ((C, c), lambda x, u: x.square().sum(-1) + u.square().sum(-1)):
+        assert mpc(STARTS[:0], cost, F, 6, on_failure=on_failure, **options).u.shape == (0, 6, 1)
+
+
 def test_under_autocast_controllers_answer_as_without():
     x_init, network = upright([1.0, -0.4]).float(), torch.nn.Linear(3, 1)
 

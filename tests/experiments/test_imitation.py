@@ -65,11 +65,12 @@ def test_what_is_published_is_measured():
 def test_a_regulator_with_the_experts_dynamics_has_no_loss_and_gradients_are_separate():
     generator = torch.Generator().manual_seed(0)
     F, c = lqr_recovery.random_dynamics(generator), torch.randn(6, generator=generator).double()
-    model = lqr_recovery.Learners(torch.stack([F, F]), c)
     x_init = torch.randn(7, 3, generator=generator).double()
-    u = lqr_recovery.controls(x_init, c, F)
-    assert lqr_recovery.imitation_loss(model, x_init, u) < 1e-20
-    with torch.no_grad():
-        model.F[1] += 0.1
-    lqr_recovery.imitation_loss(model, x_init, u).backward()
-    assert (model.F.grad[0].abs() < 1e-12).all() and (model.F.grad[1].abs() > 1e-4).any()
+    plan = lqr_recovery.plan(x_init, c, F)
+    for states in (False, True):
+        model = lqr_recovery.Learners(torch.stack([F, F]), c)
+        assert lqr_recovery.total_loss(states, model, x_init, *plan) < 1e-20
+        with torch.no_grad():
+            model.F[1] += 0.1
+        lqr_recovery.total_loss(states, model, x_init, *plan).backward()
+        assert (model.F.grad[0].abs() < 1e-12).all() and (model.F.grad[1].abs() > 1e-4).any()

@@ -48,6 +48,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from ...autograd.opaque import opaque
 from ...autograd.precision import full_precision
 from ...batch.shapes import align_batch, broadcast_batch
 from ...gradient import check_gradient, solve_differentiably
@@ -58,7 +59,7 @@ from .arguments import check_problem, count_controls, probe, read_bounds, read_s
 from .derivative import conditions, lagrangian, make_solve, split_parameters, total_cost
 from .layout import Layout, load, solve_for
 from .linear import as_function, solve_linear
-from .smoothing import ROUNDS, Path, first_delta, inside, outside
+from .smoothing import Path, inside, least_slack, outside
 from .solver import solve
 from .stage import Model, make_model, with_time
 
@@ -247,17 +248,14 @@ def _smoothed(exact: MPCSolution, solve_again: Callable[..., MPCSolution], path:
     """The solution with the derivative of the point of the central path for μ, found from it."""
     mu = path.mu
     start = inside(exact.u, exact.lower_dual, exact.upper_dual, path.lower, path.upper, mu)
-    delta = first_delta(mu, exact.lower_dual, exact.upper_dual, exact.constraint_dual)
+    duals = exact.lower_dual, exact.upper_dual, exact.constraint_dual
+    delta = least_slack(path.slacks(exact.x, exact.u), duals, mu)
     lower, upper = path.bounds()
-    for _ in range(ROUNDS):
-        point = solve_again(cost=path.with_barrier(delta), u_init=start, u_lower=lower, u_upper=upper)
-        slacks = path.slacks(point.x, point.u)
-        missed = outside(slacks, delta)
-        if not missed.any():
-            break
-        start, delta = point.u.detach().nan_to_num(), delta / 10
+    point = solve_again(cost=path.with_barrier(delta), u_init=start, u_lower=lower, u_upper=upper)
+    slacks = path.slacks(point.x, point.u)
+    missed = outside(slacks, delta)
     if on_failure == "raise":
-        raise_failed(torch.where(missed, STUCK, SOLVED), {STUCK: NO_PATH})
+        opaque(_refuse_smoothing, missed)
     below, above, rows = (mu / s for s in slacks)
     of_point = dict(
         x=point.x, u=point.u, costate=point.costate, lower_dual=below, upper_dual=above, constraint_dual=rows
@@ -267,6 +265,11 @@ def _smoothed(exact: MPCSolution, solve_again: Callable[..., MPCSolution], path:
         moving = mark_failures((v - v.detach()).flatten(-2), ~missed, "nan" if on_failure == "nan" else "raise")
         smooth[name] = getattr(exact, name).detach() + moving.reshape(v.shape)
     return replace(exact, **smooth)
+
+
+def _refuse_smoothing(missed: Tensor) -> tuple[Tensor]:
+    raise_failed(torch.where(missed, STUCK, SOLVED), {STUCK: NO_PATH})
+    return (missed,)
 
 
 def _last_update(

@@ -21,10 +21,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...batch.products import largest
 from .linear import at_time
 
-ROUNDS = 6  # in which δ may still fall
+DELTA = 1e-3  # δ, relative to the smallest slack that is expected on the path
 
 
 @dataclass(frozen=True)
@@ -46,8 +45,8 @@ class Path:
         """Those that are left."""
         return tuple(torch.where(self.meeting, b, s * torch.inf) for b, s in ((self.lower, -1), (self.upper, 1)))  # type: ignore[return-value]
 
-    def with_barrier(self, delta: float) -> Callable[..., Tensor]:
-        """The objective of (1)."""
+    def with_barrier(self, delta: Tensor) -> Callable[..., Tensor]:
+        """The objective of (1), with δ ``(*batch, 1)``."""
 
         def objective(x: Tensor, u: Tensor, t: Tensor) -> Tensor:
             low, high, meeting = (at_time(b, t, -2) for b in (self.lower, self.upper, self.meeting))
@@ -75,18 +74,20 @@ def _slack(slack: Tensor, bound: Tensor, meeting: Tensor) -> Tensor:
     return torch.where(counts, torch.where(counts, slack, 1), 1)
 
 
-def _barrier(s: Tensor, delta: float) -> Tensor:
+def _barrier(s: Tensor, delta: Tensor) -> Tensor:
     """−log s, continued below δ with the same first and second derivatives."""
     near = s < delta
-    parabola = 0.5 * (((s - 2 * delta) / delta).square() - 1) - torch.log(torch.full_like(s, delta))
+    parabola = 0.5 * (((s - 2 * delta) / delta).square() - 1) - delta.log()
     return torch.where(near, parabola, -torch.where(near, 1, s).log())
 
 
 @torch.no_grad()
-def first_delta(mu: float, *duals: Tensor) -> float:
-    """Less than the slacks μ/λ of the constraints that are active."""
-    most = max((float(d.nan_to_num().amax()) for d in duals if d.numel()), default=0.0)
-    return 0.1 * mu / most if most > 0 else 0.1
+def least_slack(slacks: tuple[Tensor, ...], duals: tuple[Tensor, ...], mu: float) -> Tensor:
+    """δ ``(*batch, 1)``: a small part of what slacks may be on the path, about μ / λ where a constraint is active, and
+    what they are already where it is not."""
+    s, dual = (torch.cat([v.detach().flatten(-2) for v in values], -1).nan_to_num() for values in (slacks, duals))
+    expected = torch.where(dual > 0, mu / dual, torch.where(s > 0, s, torch.inf)).amin(-1, keepdim=True)
+    return DELTA * torch.where(expected.isfinite(), expected, 1)
 
 
 @torch.no_grad()
@@ -103,6 +104,6 @@ def inside(u: Tensor, lower_dual: Tensor, upper_dual: Tensor, lower: Tensor, upp
 
 
 @torch.no_grad()
-def outside(slacks: tuple[Tensor, ...], delta: float) -> Tensor:
+def outside(slacks: tuple[Tensor, ...], delta: Tensor) -> Tensor:
     """The elements ``(*batch,)`` with a slack that is not above δ."""
-    return torch.stack([largest((s.detach() <= delta).double(), (-2, -1)) for s in slacks]).amax(0) > 0
+    return (torch.cat([s.detach().flatten(-2) for s in slacks], -1) <= delta).any(-1)

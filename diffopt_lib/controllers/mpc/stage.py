@@ -52,6 +52,7 @@ def make_model(
     explicit = dict(zip(named, functions, strict=True))
     _check_shapes(dict(zip(named, values, strict=True)), x)
     batch = torch.broadcast_shapes(values[0].shape, *(value.shape[:-1] for value in values[1:]), x.shape[:-1])
+    _check_whole_batch(named, timed, x.expand(*batch, n), u.expand(*batch, m), t)
     k = values[2].shape[-1] if constraints is not None else 0
     last = max(horizon - 2, 0)  # the last next state that counts
 
@@ -96,6 +97,22 @@ def _check_shapes(values: dict[str, Tensor], x: Tensor) -> None:
             raise ValueError(
                 f"{name}(x, u) must have the batch dimensions of x, {tuple(x.shape[:-1])}, got {tuple(value.shape)}"
             ) from None
+
+
+@torch.no_grad()
+def _check_whole_batch(
+    named: dict[str, Callable[..., Tensor]], timed: dict[str, bool], x: Tensor, u: Tensor, t: Tensor
+) -> None:
+    """That functions keep the batch of all tensors together: a cost of shape ``(*batch, 1)`` would make it grow."""
+    for name, f in named.items():
+        value = f(x, u, t) if timed[name] else f(x, u)
+        of_batch = value.shape if name == "cost" else value.shape[:-1]
+        if len(of_batch) > x.ndim - 1:
+            event = "" if name == "cost" else ", ·"
+            raise ValueError(
+                f"{name}(x, u) must have the shape (*batch{event}), with the batch {tuple(x.shape[:-1])} of x and of "
+                f"what it closes over, got {tuple(value.shape)}"
+            )
 
 
 @dataclass(frozen=True)
