@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import scipy.optimize
@@ -50,7 +50,7 @@ class Saturated:
         found = {}
         for i in checked(len(self.y0), CHECKED):
             A, b, y0 = (t[i].detach().cpu().double() for t in (self.A, self.b, self.y0))
-            found[i] = exact(lambda y, A=A, b=b: saturated(y, A, b), y0)
+            found[i] = exact(partial(saturated, A=A, b=b), y0)
         return found
 
     def accuracy(self, y: Tensor, grads: list[Tensor], cotangent: Tensor) -> dict[str, float | str | None]:
