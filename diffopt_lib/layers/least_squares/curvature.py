@@ -20,16 +20,21 @@ def escape(model: Model, y: Tensor, held: Tensor, solved: Tensor, iterations: Te
     suspect = solved if n <= LARGEST_DENSE else solved & (iterations == 0)
     if not suspect.any() or not y.numel():
         return torch.zeros_like(solved), y
-    identity = torch.eye(n, dtype=y.dtype, device=y.device)
-    H = columns(model.hessian_product(y), identity, len(y)).permute(1, 2, 0).double()
-    free = (~held).double()
-    H = free.unsqueeze(-1) * (0.5 * (H + H.mT)) * free.unsqueeze(-2)
+    H = scaled_hessian(model, y, ~held, torch.ones_like(held, dtype=torch.float64))
     scale = H.diagonal(dim1=-2, dim2=-1).abs().sqrt()
     scale = 1 / torch.where(scale > 0, scale, scale.amax(-1, keepdim=True).clamp_min(1e-300))
     H = torch.where(torch.isfinite(H), H, 0) * scale.unsqueeze(-1) * scale.unsqueeze(-2)
     eigenvalues, vectors = torch.linalg.eigh(H)
     saddle = suspect & (eigenvalues[:, 0] < -DOWN * eigenvalues.abs().amax(-1).clamp_min(1e-300))
     return saddle, _down(model, y, scale * vectors[..., 0], saddle)
+
+
+def scaled_hessian(model: Model, y: Tensor, free: Tensor, unit: Tensor) -> Tensor:
+    """∇²f ``(N, n, n)`` on the free coordinates, in these units; 0 elsewhere."""
+    identity = torch.eye(free.shape[-1], dtype=y.dtype, device=y.device)
+    H = columns(model.hessian_product(y), identity, len(y)).permute(1, 2, 0).double()
+    unit = unit * free
+    return unit.unsqueeze(-1) * (0.5 * (H + H.mT)) * unit.unsqueeze(-2)
 
 
 def _down(model: Model, y: Tensor, direction: Tensor, wanted: Tensor) -> Tensor:

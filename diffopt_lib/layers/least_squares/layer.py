@@ -46,6 +46,7 @@ from ...solution import SOLVED, OnFailure, mark_failures
 from ...validate import check_callable, check_count, check_limits, check_option
 from . import arguments, solver
 from .arguments import Problem, in_tangent
+from .curvature import LARGEST_DENSE
 from .derivative import Conditions, solver_for
 from .gradients import DirectLoss, Updates
 from .losses import Loss
@@ -159,7 +160,8 @@ def least_squares(
     if form == "sparse":
         arguments.check_sparsity(sparsity, _count(problem), problem.manifold.dim)
     tolerance = TOLERANCE[y0.dtype] if tolerance is None else max(float(tolerance), 1e-300)
-    search = solver.Search(make, METHODS[method](), tolerance, max_iterations)
+    settles = form == "dense" and gradient != "unroll" and problem.manifold.dim <= LARGEST_DENSE
+    search = solver.Search(make, METHODS[method](), tolerance, max_iterations, settles)
 
     y, error, iterations, status, side = _find(problem, search, gradient == "unroll", on_failure)
     conditions = Conditions(problem.residual, problem.terms, problem.manifold)
@@ -205,7 +207,7 @@ def _find(problem: Problem, search: solver.Search, differentiably: bool, on_fail
         found = solver.solve(model, box, rows, search)
         solver.raise_unsolved(found, batch, on_failure)
         side = solver.sides(model, box, found.y.detach())
-        return tuple(t.reshape((*batch, *t.shape[1:])) for t in (*found, side))
+        return tuple(t.reshape((*batch, *t.shape[1:])) for t in (*found[:4], side))
 
     theta = (problem.weight, problem.radius, problem.lower, problem.upper, *problem.x)
     if differentiably:

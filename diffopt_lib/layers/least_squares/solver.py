@@ -15,6 +15,9 @@ damping, is below rounding in every coordinate, seen against the largest y so fa
 rounding already, seen against the smallest M and the largest y so far, have stopped falling fast. A small step alone
 says nothing: damping makes any step small.
 
+**The last digits.** Where residuals are large and curved the steps converge linearly. So small dense problems stop at
+an error of 1e-4, and Newton's method with the whole Hessian, which must be positive definite there anyway, ends them.
+
 **Saddles.** Where (1) holds though f is curved down, as at a start at which J = 0, the point is no minimum. It is left
 along the curvature, once; whoever comes back to a saddle has failed.
 """
@@ -31,23 +34,29 @@ from torch import Tensor
 from ...batch.products import dot, largest
 from ...batch.rows import iterate, scatter, select
 from ...solution import RUNNING, SOLVED, STUCK, UNDEFINED, OnFailure, raise_failed
-from .curvature import escape
+from .curvature import escape, scaled_hessian
 from .methods import LEAST, Control, Method, Place
 from .model import Model
 from .normal import Form, Normal
 
+NEARLY = 1e-4  # error (1) from which on Newton's method is tried
+CHORDS = 4  # its steps, with one Hessian
 NEAR = 1e-2  # error (1) from which on the model sees how the loss is bent
 ROUNDING_LEVEL = 1e-4  # relative error (1) at which an element that finds no decrease any more has met rounding
 
 
 @dataclass(frozen=True)
 class Search:
-    """How to look for a minimum: what belongs to the whole batch."""
+    """How to look for a minimum: what belongs to the whole batch.
+
+    ``settles`` says that the loop may stop at NEARLY, from where Newton's method with the whole Hessian goes on.
+    """
 
     form: Form
     method: Method
     tolerance: float
     max_iterations: int
+    settles: bool = False
 
 
 class Box(NamedTuple):
@@ -73,6 +82,7 @@ class Iterate(NamedTuple):
     lowest: Tensor
     value: Tensor
     error: Tensor
+    scale: Tensor
     place: Place
     control: Control
     finished: Tensor
@@ -85,16 +95,56 @@ class Found(NamedTuple):
     error: Tensor
     iterations: Tensor
     status: Tensor
+    scale: Tensor
 
 
 def solve(model: Model, box: Box, y: Tensor, search: Search) -> Found:
     """A minimum for every row, from y ``(N, ambient)``."""
-    found = descend(model, box, y, search)
+    if not search.settles:
+        return solve_by_steps(model, box, y, search)
+    goal = max(search.tolerance, NEARLY)
+    found = descend(model, box, y, search, goal)
+    found, settled = settle(model, box, found, search.tolerance)
+    left = (found.status == SOLVED) & ~settled & (found.error <= goal)
+    if not left.any():
+        return found
+    more = solve_by_steps(*select((model, box, found.y), left), search)
+    return scatter(found, left, more._replace(iterations=more.iterations + found.iterations[left]))
+
+
+def settle(model: Model, box: Box, found: Found, tolerance: float) -> tuple[Found, Tensor]:
+    """Newton's method from points near a minimum, with the whole Hessian of the first one; and whom it led there."""
+    y, error = found.y, found.error
+    free = ~held(model, box, y)
+    unit = torch.where(found.scale > 0, 1 / torch.where(found.scale > 0, found.scale, 1), 1)
+    H = scaled_hessian(model, y, free, unit) + torch.diag_embed((~free).double())
+    L, info = torch.linalg.cholesky_ex(torch.where(torch.isfinite(H), H, 0))
+    sound = (info == 0) & (found.status == SOLVED)
+    used = torch.zeros_like(found.iterations)
+    for _ in range(CHORDS):
+        wanted = sound & (error > tolerance)
+        if not wanted.any():
+            break
+        g = torch.where(free, unit * model.gradient(y).double(), 0)
+        d = -unit * torch.cholesky_solve(g.unsqueeze(-1), L).squeeze(-1)
+        point = model.manifold.retract(y, d.to(y.dtype)).clamp(box.lower, box.upper)
+        slope = model.gradient(point)
+        after = largest(torch.where(free, unit * slope.double(), 0))
+        better = wanted & (after < 0.5 * error) & (held(model, box, point, slope) == ~free).all(-1)
+        y, error = torch.where(better.unsqueeze(-1), point, y), torch.where(better, after, error)
+        used, sound = used + better, sound & (better | ~wanted)
+    found = found._replace(y=y, error=error, iterations=found.iterations + used)
+    return found, sound & (error <= tolerance)
+
+
+def solve_by_steps(model: Model, box: Box, y: Tensor, search: Search) -> Found:
+    """The same by the method's steps alone."""
+    found = descend(model, box, y, search, search.tolerance)
     with torch.no_grad():
         saddle, onward = escape(model, found.y, held(model, box, found.y), found.status == SOLVED, found.iterations)
         if not saddle.any():
             return found
-    again = descend(*select((model, box, onward), saddle), search)
+    again = descend(*select((model, box, onward), saddle), search, search.tolerance)
     again = again._replace(iterations=again.iterations + found.iterations[saddle] + 1)
     with torch.no_grad():
         narrow, narrow_box = select((model, box), saddle)
@@ -102,14 +152,14 @@ def solve(model: Model, box: Box, y: Tensor, search: Search) -> Found:
     return scatter(found, saddle, again._replace(status=torch.where(still, UNDEFINED, again.status)))
 
 
-def descend(model: Model, box: Box, y: Tensor, search: Search) -> Found:
-    """The loop."""
+def descend(model: Model, box: Box, y: Tensor, search: Search, goal: float) -> Found:
+    """The loop, until the error (1) is down to the goal."""
 
     def look(it: Iterate, k: int) -> tuple[Iterate, Tensor, Found]:
-        status = _judge(it, search)
+        status = _judge(it, search, goal)
         if k == search.max_iterations:
             status = torch.where(status == RUNNING, STUCK, status)
-        return it, status != RUNNING, Found(it.y, it.error, torch.full_like(status, k), status)
+        return it, status != RUNNING, Found(it.y, it.error, torch.full_like(status, k), status, it.scale)
 
     return iterate(_begin(model, box, y, search), look, lambda it: step(it, search), search.max_iterations)
 
@@ -117,10 +167,10 @@ def descend(model: Model, box: Box, y: Tensor, search: Search) -> Found:
 def _begin(model: Model, box: Box, y: Tensor, search: Search) -> Iterate:
     y = y.clamp(box.lower, box.upper)
     never = torch.zeros(len(y), dtype=torch.bool, device=y.device)
-    value, error, place = _evaluate(model, box, y, never, None, search)
+    value, error, scale, place = _evaluate(model, box, y, never, None, search)
     size = model.manifold.size(y.detach())
     lowest = place.normal.diagonal().detach()
-    return Iterate(model, box, y, size, lowest, value, error, place, search.method.start(place.D), never)
+    return Iterate(model, box, y, size, lowest, value, error, scale, place, search.method.start(place.D), never)
 
 
 def step(it: Iterate, search: Search) -> Iterate:
@@ -150,17 +200,17 @@ def step(it: Iterate, search: Search) -> Iterate:
     if not accepted.any():
         return it._replace(control=control, finished=finished)
     y = torch.where(accepted.unsqueeze(-1), y, it.y)
-    value, error, place = _evaluate(model, it.box, y, it.error <= NEAR, place.D, search)
+    value, error, scale, place = _evaluate(model, it.box, y, it.error <= NEAR, place.D, search)
     level = (accepted & (predicted <= rounding)) & (error > 0.5 * it.error)  # rounding lets the slope fall no further
     finished = finished | level.detach()
     lowest = torch.minimum(it.lowest, place.normal.diagonal().detach())
-    return Iterate(model, it.box, y, size, lowest, value, error, place, control, finished)
+    return Iterate(model, it.box, y, size, lowest, value, error, scale, place, control, finished)
 
 
 def _evaluate(
     model: Model, box: Box, y: Tensor, near: Tensor, D: Tensor | None, search: Search
-) -> tuple[Tensor, Tensor, Place]:
-    """f, the error (1), and the place."""
+) -> tuple[Tensor, Tensor, Tensor, Place]:
+    """f, the error (1) and what slopes are measured by in it, and the place."""
     at = model.linearise(y, near)
     normal: Normal = search.form(model, at, y)
     with torch.no_grad():
@@ -174,7 +224,7 @@ def _evaluate(
         error = largest(torch.where(slope > 0, slope / torch.where(scale > 0, scale, torch.finfo(scale.dtype).tiny), 0))
         D = torch.where(D > 0, D, 1)
         level = LEAST * largest(diagonal / D)
-    return at.value, error, Place(normal, at.gradient, D, free, level)
+    return at.value, error, scale, Place(normal, at.gradient, D, free, level)
 
 
 def held(model: Model, box: Box, y: Tensor, gradient: Tensor | None = None) -> Tensor:
@@ -192,10 +242,10 @@ def sides(model: Model, box: Box, y: Tensor) -> Tensor:
         return torch.where(held(model, box, y), torch.where(at_lower, -1, 1), 0)
 
 
-def _judge(it: Iterate, search: Search) -> Tensor:
+def _judge(it: Iterate, search: Search, goal: float) -> Tensor:
     """The status of every element, ``(N,)``."""
     spent = search.method.exhausted(it.control)
-    solved = (it.error <= search.tolerance) | it.finished | (spent & (it.error <= ROUNDING_LEVEL))
+    solved = (it.error <= goal) | it.finished | (spent & (it.error <= ROUNDING_LEVEL))
     status = torch.where(solved, SOLVED, torch.where(spent, STUCK, RUNNING))
     finite = torch.isfinite(it.value) & torch.isfinite(it.place.gradient).all(-1)
     return torch.where(finite, status, UNDEFINED)
