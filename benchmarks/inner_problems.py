@@ -42,7 +42,8 @@ class InnerLoop:
         return torch.Size([len(self.x), len(self.start)])
 
     def to(self, device: torch.device, dtype: torch.dtype) -> InnerLoop:
-        return InnerLoop(*(t.to(device, dtype) for t in (self.start, self.rate, self.x, self.targets)), self.steps)
+        tensors = {name: getattr(self, name).to(device, dtype) for name in ("start", "rate", "x", "targets")}
+        return InnerLoop(**tensors, steps=self.steps)
 
     @cached_property
     def exact(self) -> InnerLoop:
@@ -52,7 +53,7 @@ class InnerLoop:
         """Largest error of the weights, and of the gradients relative to the largest entry of the true ones."""
         problem = self.exact
         inputs = [p.clone().requires_grad_() for p in problem.parameters]
-        reached = by_formulas(*inputs, problem)
+        reached = by_formulas(inputs[0], inputs[1], problem)
         true = torch.autograd.grad(reached, inputs, cotangent.double().cpu())
         errors = [
             largest(to_numpy(g) - to_numpy(t)) / largest(to_numpy(t)) for g, t in zip(gradients, true, strict=True)
