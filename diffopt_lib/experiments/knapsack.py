@@ -12,13 +12,11 @@ their length over the ten items, as in the public code: y* does not depend on it
 shrink all prices to the lower end of their range, where the sigmoid is flat. The network is trained through (1)
 
 - with the gradient of CombOptNet, for weights and prices;
-- with its linear relaxation, and tested with (1);
 - with the weights told, so that only prices are to be learned, by each of the three rules that :mod:`.integer` has.
 
 A network that sees all twenty images and predicts y directly is trained beside them. Published: 100 epochs, Adam with
-a rate of 5e-5, batches of 8. Here: 30 epochs at a rate of 1e-3, 6 for the relaxation, of which a step takes
-several times as long, and batches of 32. No image of the test set is in the
-training set.
+a rate of 5e-5, batches of 8. Here: 30 epochs at a rate of 1e-3, batches of 32. No image of the test set is
+in the training set. The linear relaxation is compared in the chapter.
 
 Source: Paulus, Rolínek, Musil, Amos & Martius 2021, section 5.3; the images are the UCI digits that scikit-learn has.
 Chapter: book/2_differentiable/15_integer_programs.
@@ -36,14 +34,14 @@ from torch import Tensor, nn
 from ..layers.integer import solve_integer
 from .harness.experiment import Experiment, Outcome, Run
 from .harness.training import epochs, train
-from .integer_constraints import relax, summary
+from .integer_constraints import summary
 
 ITEMS = 10
 SEEDS = 2
 TRAIN, TEST = 1600, 1000
 TRAIN_IMAGES = 1297  # of 1797
 BATCH, LEARNING_RATE = 32, 1e-3
-EPOCHS, EPOCHS_RELAXED = 30, 6
+EPOCHS = 30
 HIDDEN = 512
 LEAST = torch.tensor([0.15, 0.1])  # weight, price
 RANGE = torch.tensor([0.2, 0.35])
@@ -61,12 +59,6 @@ class Knapsacks(NamedTuple):
 def fill(prices: Tensor, weights: Tensor, **options: object) -> Tensor:
     """Eq. (1), ``(*batch, 10)``."""
     return solve_integer(-prices, weights.unsqueeze(-2), prices.new_ones(1), 0, 1, **options).y  # type: ignore[arg-type]
-
-
-def fill_partly(prices: Tensor, weights: Tensor) -> Tensor:
-    """Its linear relaxation, ``(seeds, N, 10)``."""
-    flat = weights.flatten(0, 1).unsqueeze(1)
-    return relax(-prices.flatten(0, 1).unsqueeze(1), flat, flat.new_ones(len(flat), 1)).reshape(prices.shape)
 
 
 def images() -> tuple[Tensor, Tensor]:
@@ -162,7 +154,6 @@ def exactly_right(model: nn.Module, test: Knapsacks) -> Tensor:
 
 METHODS: dict[str, Callable[[list[torch.Generator]], nn.Module]] = {
     "CombOptNet": partial(Reader, fill, False),
-    "linear relaxation": partial(Reader, fill_partly, False),
     "CombOptNet, weights told": partial(Reader, fill, True),
     "blackbox, weights told": partial(Reader, partial(fill, gradient="blackbox", lambd=LAMBDA), True),
     "identity, weights told": partial(Reader, partial(fill, gradient="identity"), True),
@@ -184,7 +175,7 @@ def run(run: Run) -> Outcome:
     for name, make in METHODS.items():
         model = make([run.generator(1000 + seed) for seed in range(SEEDS)]).to(run.device)
         optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
-        steps = (EPOCHS_RELAXED if name == "linear relaxation" else EPOCHS) * (TRAIN // BATCH)
+        steps = EPOCHS * (TRAIN // BATCH)
         train(run, name, model, optimizer, squared_error, batches, steps=steps, share=1 / len(METHODS))
         figures |= summary(f"exactly right, %: {name}", exactly_right(model, test))
         if name == "CombOptNet":

@@ -52,7 +52,7 @@ def draw_cover(subsets: int, elements: int, generator: torch.Generator) -> tuple
 def run(run: Run) -> Outcome:
     """Every size."""
     figures: dict[str, float | None] = {}
-    share = 1 / (len(SIZES) * 3)
+    share = 1 / (len(SIZES) * 2)
     for n, m in SIZES:
         generators = [run.generator(seed) for seed in range(SEEDS)]
         covers = [draw_cover(n, m, g) for g in generators]
@@ -60,14 +60,10 @@ def run(run: Run) -> Outcome:
         costs = draw_costs(n, False, generators)
         examples = Examples(costs, decide(costs, *hidden))
         of = f"exactly right, %, {n} subsets of {m} elements"
-        right, _ = learn(run, f"{of} integer program", examples, m, decide, EPOCHS["integer program"], share)
+        right, _ = learn(run, f"{of} integer program", examples, m, EPOCHS, share)
         figures |= summary(f"{of}: CombOptNet", right)
-        relaxed, _ = learn(run, f"{of} relaxed", examples, m, relax, EPOCHS["linear relaxation"], share)
-        figures |= summary(f"{of}: linear relaxation", relaxed)
         figures |= summary(f"{of}: network", predict(run, f"{of} network", examples, share))
-        with torch.no_grad():
-            told = relax(costs[:, TRAIN:], *hidden)
-        figures |= summary(f"{of}: true relaxation, rounded", exactly_right(told, examples))
+        figures |= summary(f"{of}: true relaxation, rounded", exactly_right(relax(costs[:, TRAIN:], *hidden), examples))
     return Outcome(figures)
 
 

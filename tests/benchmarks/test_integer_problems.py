@@ -1,4 +1,4 @@
-"""The reference of the integer benchmark against a solver that is not ours, and that the right answers count as such."""
+"""The reference of the integer benchmark against a solver that is not ours, and that right answers count as such."""
 
 import numpy as np
 import pytest

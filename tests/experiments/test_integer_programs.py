@@ -61,12 +61,11 @@ def test_the_experiments_run(name, monkeypatch, tmp_path):
         for key in short.keys() & vars(module).keys():
             monkeypatch.setattr(module, key, short[key])
     for module in (integer_constraints, set_cover):
-        monkeypatch.setattr(module, "EPOCHS", dict.fromkeys(module.EPOCHS, 1))
+        monkeypatch.setattr(module, "EPOCHS", 1)
     monkeypatch.setattr(integer_constraints, "VARIABLES", 6)
     monkeypatch.setattr(integer_constraints, "EASY_EPOCHS", 1)
     monkeypatch.setattr(knapsack, "BATCH", 8)
     monkeypatch.setattr(knapsack, "EPOCHS", 1)
-    monkeypatch.setattr(knapsack, "EPOCHS_RELAXED", 1)
     monkeypatch.setattr(set_cover, "SIZES", ((6, 3),))
     outcome = find(name).run(Run(0, torch.device("cpu"), tmp_path))
     assert outcome.figures and all(0 <= v <= 100 for v in outcome.figures.values())

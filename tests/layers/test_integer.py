@@ -11,6 +11,7 @@ from torch import tensor
 
 from diffopt_lib import SolverError
 from diffopt_lib.layers import solve_integer
+from diffopt_lib.layers.integer import enumeration
 
 D = torch.float64
 ENGINES = {"enumeration": 2**14, "branch and bound": 0}
@@ -87,6 +88,17 @@ def test_both_engines_agree_on_knapsacks():
         for up in ENGINES.values()
     ]
     assert torch.equal(*ys)
+
+
+@pytest.mark.parametrize("numbers", [1, 50, 700])
+def test_tables_in_parts_give_the_same(numbers, monkeypatch):
+    rng = np.random.default_rng(2)
+    c, A, b = (tensor(rng.normal(size=size)) for size in ((4, 5), (4, 2, 5), (4, 2)))
+    lower = tensor(rng.integers(-2, 1, (4, 5)))
+    whole = solve_integer(c, A, b, lower, 2, on_failure="closest")
+    monkeypatch.setattr(enumeration, "NUMBERS_AT_ONCE", numbers)
+    parts = solve_integer(c, A, b, lower, 2, on_failure="closest")
+    assert torch.equal(whole.y, parts.y) and torch.equal(whole.status, parts.status)
 
 
 # The surrogates.

@@ -7,6 +7,7 @@ Elements that share their constraints share the table of those.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import lru_cache, partial
 
@@ -45,9 +46,11 @@ def enumerate_points(program: Program, tolerance: float, closest: bool) -> tuple
 def _least(merit: Callable[[Program, Halves], Tensor], program: Program) -> tuple[Tensor, Tensor]:
     """The least merit ``(*batch,)`` and where it is, ``(*batch, n)``."""
     values = tuple(sizes(program).long().tolist())
-    middle, device = len(values) // 2, program.c.device
+    whole, device = max(program.c[..., 0].numel(), program.b.numel()), program.c.device
+    middle = len(values) // 2
+    while math.prod(values[middle:]) * whole > NUMBERS_AT_ONCE and middle < len(values):
+        middle += 1  # a first half can be taken in parts, a second one not
     first, second = _grid(values[:middle], device), _grid(values[middle:], device)
-    whole = max(program.c[..., 0].numel(), program.b.numel())
     found = []
     for part in first.split(max(1, NUMBERS_AT_ONCE // max(1, whole * len(second)))):
         value, index = merit(program, (part, second)).min(-1)
