@@ -13,7 +13,7 @@ makes:
 And one network without a schedule inside, which predicts the outputs themselves and is trained on their cost; where
 they break the ramp limit the nearest outputs that do not are taken.
 
-The paper's ramp limit is .4. It is active in a few hours of ten thousand, so there the problem is nearly a quantile for
+The paper's ramp limit is .4. It is active in one hour of ten thousand, so there the problem is nearly a quantile for
 each hour by itself; the limit .1 is run too. The paper has ten runs; ours are fewer, ``RUNS``. All networks here are
 trained on the four fifths, so that nobody has seen the hold-out; the paper's first two see all.
 
