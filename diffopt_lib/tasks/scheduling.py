@@ -103,7 +103,11 @@ def loss(decision: Tensor, outcome: Tensor, *, under: float | Tensor = UNDER, ov
 def expected_loss(
     decision: Tensor, mean: Tensor, std: Tensor, *, under: float | Tensor = UNDER, over: float | Tensor = OVER
 ) -> Tensor:
-    """E ℓ of eq. (3) for a load N(μ, σ²), ``(*batch,)``; arguments as for :func:`decide`."""
+    """E ℓ of eq. (3) for a load N(μ, σ²), ``(*batch,)``; arguments and errors as for :func:`decide`."""
+    check_vectors(decision, "decision")
+    check_vectors(std, "std")
+    check_same_kind("decision", decision, [("mean", mean), ("std", std)])
+    opaque(_check_std, std)  # which sees the values even under ``vmap``
     under, over = (per_problem(n, v, decision, "decision")[..., None] for n, v in (("under", under), ("over", over)))
     t = (decision - mean) / std
     density = torch.exp(-0.5 * t.square()) / math.sqrt(2 * math.pi)
@@ -148,9 +152,14 @@ def _solve(mean: Tensor, std: Tensor, ramp: Tensor, under: Tensor, over: Tensor)
     return level.reshape(shape), blocks.block.reshape(shape), blocks.offset.to(level.dtype).reshape(shape)
 
 
-def _check(std: Tensor, ramp: Tensor, under: Tensor, over: Tensor) -> None:
+def _check_std(std: Tensor) -> tuple[Tensor]:
     if not (std > 0).all():
         raise ValueError(f"std must be positive, got {std.min().item():g}; a forecast that is certain has a small one")
+    return (std,)
+
+
+def _check(std: Tensor, ramp: Tensor, under: Tensor, over: Tensor) -> None:
+    _check_std(std)
     for name, value in (("ramp", ramp), ("under", under), ("over", over)):
         if not (value >= 0).all():
             raise ValueError(f"{name} must be at least 0, got {value.min().item():g}")

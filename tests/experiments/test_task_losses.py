@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from diffopt_lib.experiments import find, inventory, scheduling, storage
+from diffopt_lib.experiments import inventory, scheduling, sqp, storage
 from diffopt_lib.experiments.forecasting import Forecaster, Split, descend_until, hold_out, squared_error
 from diffopt_lib.tasks import scheduling as task
 
@@ -24,10 +24,10 @@ def test_a_damped_newton_method_ends_at_the_schedule_and_an_undamped_one_need_no
     generator = torch.Generator().manual_seed(0)
     mean = 1.5 + 0.3 * torch.randn(8, 24, generator=generator, dtype=torch.float64)
     std = torch.full_like(mean, 0.02)
-    z, taken, _ = scheduling.newton(mean, std, 0.05, damped=True)
+    z, taken, _ = sqp.newton(mean, std, 0.05, damped=True)
     assert (taken <= 50).all()
     assert torch.allclose(z, task.decide(mean, std, ramp=0.05), atol=1e-6)
-    _, undamped, far = scheduling.newton(mean, std, 0.05, damped=False, steps=15)
+    _, undamped, far = sqp.newton(mean, std, 0.05, damped=False, steps=15)
     assert (undamped > 15).any() and far.max() > 10
 
 
@@ -80,10 +80,9 @@ def test_runs_of_an_inventory_do_not_see_each_other():
     assert g[2].abs().max() > 0 and g[[0, 1, 3]].abs().max() == 0
 
 
-@pytest.mark.parametrize("name", ["inventory", "scheduling", "storage"])
-def test_each_names_its_chapter_and_claim(name):
-    experiment = find(name)
-    assert experiment.name == name and experiment.chapter.endswith("12_task_losses") and experiment.claim.endswith(".")
+@pytest.mark.parametrize("experiment", [inventory.EXPERIMENT, scheduling.EXPERIMENT, storage.EXPERIMENT])
+def test_each_names_its_chapter_and_claim(experiment):
+    assert experiment.name and experiment.chapter.endswith("12_task_losses") and experiment.claim.endswith(".")
 
 
 def test_the_task_loss_has_a_gradient_in_the_forecaster():

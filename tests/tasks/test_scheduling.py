@@ -185,3 +185,8 @@ def test_bad_input_is_named(change, complaint):
     arguments = {"mean": torch.ones(24), "std": torch.ones(24), "ramp": 0.1} | change
     with pytest.raises(ValueError, match=complaint):
         scheduling.decide(**arguments)
+
+
+def test_an_expected_loss_needs_a_deviation():
+    with pytest.raises(ValueError, match="std must be positive, got 0"):
+        scheduling.expected_loss(torch.ones(24), torch.ones(24), torch.zeros(24))

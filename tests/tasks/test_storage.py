@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from diffopt_lib.controllers import mpc
+from diffopt_lib.data import storage_market
 from diffopt_lib.tasks import storage
 
 NAMES = ("flexibility", "health", "capacity", "efficiency", "charge_rate", "discharge_rate", "start")
@@ -122,6 +123,13 @@ def test_prices_whose_bounds_are_met_to_the_last_digit():
     plan = storage.decide(torch.tensor(prices, dtype=double), flexibility=1.0, health=1.0)
     a, b, _ = by_cvxpy(np.array(prices), 1.0, 1.0)
     assert np.abs(plan.charge.numpy() - a).max() < 1e-6 and np.abs(plan.discharge.numpy() - b).max() < 1e-6
+
+
+def test_every_day_of_the_market_converges(real_data):
+    prices = storage_market().price
+    for flexibility, health in SETTINGS:
+        plan = storage.decide(prices, flexibility=flexibility, health=health)
+        assert plan.converged.all() and plan.residual.max() < 5e-9
 
 
 def test_many_days_of_all_kinds_converge():

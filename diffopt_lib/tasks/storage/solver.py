@@ -1,10 +1,8 @@
 """An interior point method for a battery's plan, with one Riccati recursion per step, and its active bounds.
 
-    min Σ_t ½ τ_tᵀ C τ_t + c_tᵀ τ_t   s.t.  x_{t+1} = eᵀ τ_t,   0 ≤ E τ_t ≤ U                       (1)
-
-for τ_t = (x_{t−1}, a_t, b_t); the rows of E are those of a, of b, and e = (1, η, −1), the level after the hour. Slacks
-and multipliers of (1) enter C as EᵀWE, so that a bound on the state costs nothing more than one on a control. At the
-end the bounds with a multiplier larger than their slack are held, and one more solve puts the plan on them exactly.
+The problem is eq. (1) of :mod:`.battery`. Slacks and multipliers enter C as EᵀWE, so that a bound on the state costs
+nothing more than one on a control. At the end the bounds with a multiplier larger than their slack are held, and one
+more solve puts the plan on them exactly (:mod:`.finish`).
 
 Sources: Mehrotra 1992; Rao, Wright & Rawlings 1998 for the recursion.
 """
@@ -17,39 +15,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...batch.products import largest
 from ...batch.rows import iterate
 from ...controllers.boxed import TimeFirst
-from ...controllers.mpc.kkt import KKT, assemble, solve_system
 from ...controllers.mpc.layout import Layout, store
 from ...controllers.riccati import factorise, find_policy, follow
 from ...solution import SOLVED, STUCK, raise_failed
-from ...validate import NO_BOUND
+from .battery import Battery, check, make_battery, room_of
+from .finish import choose, hold
 
 MAX_ITERATIONS = 60
 TOLERANCE = 1e-8  # of the residual
-NEAR = 1e-11  # complementarity and violation at which the path ends, relative to slope and capacity
+NEAR = 1e-9  # complementarity and violation at which the path ends, relative to slope and capacity
 STEP_BACK = 0.99  # how much of the way to a bound a step may go
 INSIDE = 0.1  # how far inside of their bounds slacks begin, at least, relative to the capacity
-
-
-@dataclass(frozen=True)
-class Battery(TimeFirst):
-    """Problem (1), time first: C ``(1, N, 3, 3)``, c ``(T, N, 3, 1)``, E and U ``(1, N, 3, ·)``; x_0, the capacity and
-    the size of the objective's slopes, ``(1, N, 1, 1)``."""
-
-    C: Tensor
-    c: Tensor
-    E: Tensor
-    upper: Tensor
-    start: Tensor
-    capacity: Tensor
-    size: Tensor
-
-    @property
-    def to_level(self) -> Tensor:
-        """e, a row."""
-        return self.E[..., 2:, :]
 
 
 @dataclass(frozen=True)
@@ -70,14 +48,6 @@ class Interior(NamedTuple):
     exhausted: Tensor
 
 
-class Candidate(NamedTuple):
-    """τ, λ and the multipliers of both bounds together, positive where the upper one pushes, ``(T, N, ·, 1)``."""
-
-    tau: Tensor
-    costate: Tensor
-    push: Tensor
-
-
 class Arrived(NamedTuple):
     """τ ``(N, T, 3)``, multipliers, the active bounds −1, 0 or 1, and the iterations ``(N,)``."""
 
@@ -89,17 +59,13 @@ class Arrived(NamedTuple):
 
 def solve(layout: Layout, on_failure: str, *theta: Tensor) -> tuple[Tensor, ...]:
     """z of :mod:`.derivative`, residual, converged, iterations, active bounds, and the factorised conditions."""
-    _check(*theta)
+    check(*theta)
     batch = theta[0].shape[:-1]
-    battery = _battery(*(t.expand(*batch, t.shape[-1]).reshape(-1, t.shape[-1]) for t in theta))
+    battery = make_battery(*(t.expand(*batch, t.shape[-1]).reshape(-1, t.shape[-1]) for t in theta))
     arrived = iterate(Interior(battery, *_begin(battery)), _look, _go_on, MAX_ITERATIONS)
     tau, push, side = (v.movedim(1, 0).unsqueeze(-1) for v in (arrived.tau, arrived.push, arrived.side))
-    kkt, on_bounds = _hold(battery, side)
-    inside = Candidate(tau, _costates(battery, tau, push), push)
-    errors = [_error(battery, candidate) for candidate in (on_bounds, inside)]
-    best = ~(errors[0] > errors[1].clamp_min(1e-2 * TOLERANCE))
-    error = torch.where(best, errors[0], errors[1])
-    tau, costate, push = (torch.where(best[:, None, None], *pair) for pair in zip(on_bounds, inside, strict=True))
+    kkt, on_bounds = hold(battery, side)
+    (tau, costate, push), error = choose(battery, kkt, side, on_bounds, tau, push)
 
     def batch_first(v: Tensor) -> Tensor:
         return v.squeeze(-1).movedim(0, 1).reshape(*batch, layout.T, v.shape[-2])
@@ -113,57 +79,9 @@ def solve(layout: Layout, on_failure: str, *theta: Tensor) -> tuple[Tensor, ...]
     return z, residual, status == SOLVED, iterations, of_controls, of_level, *store(kkt, batch)
 
 
-def _check(
-    prices: Tensor,
-    flexibility: Tensor,
-    health: Tensor,
-    capacity: Tensor,
-    efficiency: Tensor,
-    charge_rate: Tensor,
-    discharge_rate: Tensor,
-    start: Tensor,
-) -> None:
-    def demand(holds: Tensor, name: str, expected: str, value: Tensor) -> None:
-        if not holds.all():
-            raise ValueError(f"{name} must be {expected}, got {value[~holds.expand(value.shape)][0].item():g}")
-
-    demand(flexibility >= 0, "flexibility", "at least 0", flexibility)
-    positive = dict(health=health, capacity=capacity, charge_rate=charge_rate, discharge_rate=discharge_rate)
-    for name, value in positive.items():
-        demand(value > 0, name, "positive", value)
-    demand((efficiency > 0) & (efficiency <= 1), "efficiency", "greater than 0 and at most 1", efficiency)
-    start, capacity = torch.broadcast_tensors(start, capacity)
-    demand((start >= 0) & (start <= capacity), "start", "between 0 and the capacity", start)
-
-
 def _raise_failed(status: Tensor, residual: Tensor) -> None:
     reason = f"no convergence in {MAX_ITERATIONS} iterations"
     raise_failed(status, {STUCK: lambda failed: f"{reason} (residual {residual[failed].max().item():.1e})."})
-
-
-def _battery(
-    prices: Tensor,
-    flexibility: Tensor,
-    health: Tensor,
-    capacity: Tensor,
-    efficiency: Tensor,
-    charge_rate: Tensor,
-    discharge_rate: Tensor,
-    start: Tensor,
-) -> Battery:
-    """Problem (1) for rows ``(N, ·)``."""
-    one, none = torch.ones_like(efficiency), torch.zeros_like(efficiency)
-    e = torch.cat([one, efficiency, -one], -1)
-    E = torch.stack([torch.cat([none, one, none], -1), torch.cat([none, none, one], -1), e], -2)
-    wear = torch.diag_embed(torch.cat([none, health, health], -1))
-    C = 2 * (wear + flexibility[..., None] * e[:, :, None] * e[:, None, :])
-    pull = (flexibility * capacity)[..., None] * e.unsqueeze(-2)  # (N, 1, 3)
-    c = torch.stack([torch.zeros_like(prices), prices, -prices], -1) - pull
-    upper = torch.cat([charge_rate, discharge_rate, capacity], -1)
-    upper = torch.where(upper >= NO_BOUND, torch.inf, upper)
-    size = largest(c, (1, 2)) + largest(C, (1, 2)) * capacity.squeeze(-1)
-    c, upper, size = c.movedim(1, 0)[..., None], upper[None, ..., None], size[None, :, None, None]
-    return Battery(C[None], c, E[None], upper, start[None, ..., None], capacity[None, ..., None], size)
 
 
 # The path
@@ -175,22 +93,16 @@ def _begin(battery: Battery) -> tuple[Point, Tensor]:
     limits = torch.cat([battery.upper[..., :1, :], battery.upper[..., 1:2, :] / eta, battery.capacity], -2)
     charge = 0.5 * limits.amin(-2, keepdim=True)
     tau = torch.cat([battery.start, charge, eta * charge], -2).expand(T, -1, -1, -1)
-    slack = torch.maximum(_room(battery, tau), INSIDE * torch.minimum(battery.upper, battery.capacity))
+    slack = torch.maximum(room_of(battery, tau), INSIDE * torch.minimum(battery.upper, battery.capacity))
     bounded = slack.isfinite()
     at = Point(tau, torch.where(bounded, slack, 1), torch.where(bounded, battery.size, 0))
     return at, torch.zeros_like(tau[0, :, 0, 0], dtype=torch.bool)
 
 
-def _room(battery: Battery, tau: Tensor) -> Tensor:
-    """E τ and U − E τ, ``(T, N, 3, 2)``."""
-    v = torch.matmul(battery.E, tau)
-    return torch.cat([v, battery.upper - v], -1)
-
-
 def _look(it: Interior, k: int) -> tuple[Interior, Tensor, Arrived]:
     battery, at, exhausted = it
     gap = (at.slack * at.dual).amax((0, 2, 3)) / (battery.size * battery.capacity).flatten()
-    off = torch.where(at.dual > 0, (_room(battery, at.tau) - at.slack).abs(), 0).amax((0, 2, 3))
+    off = torch.where(at.dual > 0, (room_of(battery, at.tau) - at.slack).abs(), 0).amax((0, 2, 3))
     arrived = (gap <= NEAR) & (off <= NEAR * battery.capacity.flatten())
     active = at.dual * battery.capacity > at.slack * battery.size
     side = active[..., 1].long() - active[..., 0].long()
@@ -216,7 +128,7 @@ def _step(battery: Battery, at: Point) -> Point:
     H = battery.C + torch.matmul(battery.E.mT, weight * battery.E)
     factor = factorise(H, battery.to_level.expand(len(at.tau) - 1, -1, -1, -1))
     slope = torch.matmul(battery.C, at.tau) + battery.c
-    missing = torch.where(bounded, _room(battery, at.tau) - at.slack, 0)
+    missing = torch.where(bounded, room_of(battery, at.tau) - at.slack, 0)
     still = torch.zeros_like(at.tau[0, :, :1])
 
     def direction(product: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -244,37 +156,3 @@ def _longest(at: Point, ds: Tensor, d_dual: Tensor, fraction: float) -> Tensor:
     of_dual = -d_dual / torch.where(at.dual > 0, at.dual, 1)
     ratio = torch.maximum(-ds / at.slack, of_dual).amax((0, 2, 3), keepdim=True)
     return (fraction / ratio.clamp_min(fraction)).clamp_max(1.0)
-
-
-# Its end
-
-
-def _hold(battery: Battery, side: Tensor) -> tuple[KKT, Candidate]:
-    """The system with these bounds held, ``(T, N, 3, 1)``: −1, 0 or 1, and its solution."""
-    T = len(side)
-    rows = battery.to_level.expand(T, -1, -1, -1)
-    controls, level = side[..., :2, :], side[..., 2:, :]
-    H, rigid = battery.C.expand(T, -1, -1, -1), torch.zeros_like(level)
-    kkt = assemble(H, rows[1:], controls != 0, rows, level != 0, rigid)
-    at = torch.where(side > 0, battery.upper, 0)
-    f = battery.c.new_zeros(T - 1, side.shape[1], 1, 1)
-    solution, mu = solve_system(kkt, battery.c, f, battery.start[0], at[..., :2, :], at[..., 2:, :])
-    return kkt, Candidate(solution.tau, solution.costate, torch.cat([solution.nu, mu], -2))
-
-
-def _costates(battery: Battery, tau: Tensor, push: Tensor) -> Tensor:
-    """λ_t: what is pushed in the level from hour t on."""
-    slope = torch.matmul(battery.C, tau) + battery.c + torch.matmul(battery.E.mT, push)
-    return slope[..., :1, :].flip(0).cumsum(0).flip(0)
-
-
-def _error(battery: Battery, it: Candidate) -> Tensor:
-    """The largest violation of the optimality conditions, ``(N,)``."""
-    tau, costate, push = it
-    future = torch.nn.functional.pad(costate[1:], (0, 0, 0, 0, 0, 0, 0, 1))
-    slope = torch.matmul(battery.C, tau) + battery.c + torch.matmul(battery.E.mT, push)
-    slope = slope + battery.to_level.mT * future - torch.nn.functional.pad(costate, (0, 0, 0, 2))
-    room = _room(battery, tau)
-    left = torch.where(push == 0, 0, push.abs() * torch.where(push > 0, room[..., 1:], room[..., :1]).abs())
-    terms = (slope / battery.size, room.clamp_max(0) / battery.capacity, left / (battery.size * battery.capacity))
-    return torch.stack([term.abs().amax((0, 2, 3)) for term in terms]).amax(0).nan_to_num(nan=torch.inf)
