@@ -53,7 +53,7 @@ class Market(NamedTuple):
 
 
 class Homes(NamedTuple):
-    """A year of days: the load of seventeen homes together, kWh in each hour, and what a kWh from the grid emits, kg of
+    """52 weeks: the load of seventeen homes together, kWh in each hour, and what a kWh from the grid emits, kg of
     CO₂; ``(364, 24)``, float64."""
 
     dates: list[date]

@@ -142,7 +142,10 @@ def run(run: Run) -> Outcome:
         figures[f"{kind}: true probabilities"] = expected(inventory.decide(p, demand)).item()
         for m in SIZES:
             costs = fit_all(
-                kind, m, run, lambda decide, model, test=test, expected=expected: expected(decide(model, test))
+                kind,
+                m,
+                run,
+                lambda decide, model, test=test, expected=expected: expected(decide(model, test.expand(RUNS, -1, -1))),
             )
             for name, cost in costs.items():
                 figures |= {f"{kind}, m = {m}: {name}": cost.mean().item()}

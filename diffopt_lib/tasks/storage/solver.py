@@ -25,7 +25,7 @@ from .finish import choose, hold
 
 MAX_ITERATIONS = 60
 TOLERANCE = 1e-8  # of the residual
-NEAR = 1e-9  # complementarity and violation at which the path ends, relative to slope and capacity
+NEAR = 1e-11  # complementarity and violation at which the path ends, relative to slope and capacity
 STEP_BACK = 0.99  # how much of the way to a bound a step may go
 INSIDE = 0.1  # how far inside of their bounds slacks begin, at least, relative to the capacity
 
