@@ -11,7 +11,7 @@ steps find y*, and ``gradient="one_step"`` differentiates through one of them; w
 another number. It is no derivative of y* where (1) has none: at a minimum that is not strict (unobserved unknowns, a
 pose graph without a fixed pose) the backward pass raises; where a bound is about to let go it is that of one side.
 
-**Poses.** A pose is a point of :class:`.SE2`, and the derivative reaches its entries (x, y, cos θ, sin θ)::
+**Poses.** A pose is a point of :class:`.SE2`, and the derivative reaches its entries (x, y, cos θ, sin θ):
 
     graph = Power(SE2(), 256)
 
