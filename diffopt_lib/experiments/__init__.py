@@ -15,7 +15,7 @@ from .harness.experiment import Experiment, Outcome, Run
 from .harness.results import read_result
 from .harness.training import epochs, train
 
-MODULES = ("sudoku", "denoising", "few_shot", "jigsaw", "top_k", "inventory")
+MODULES = ("sudoku", "denoising", "few_shot", "jigsaw", "top_k", "inventory", "scheduling", "storage")
 
 __all__ = ["Experiment", "Outcome", "Run", "epochs", "find", "names", "read_result", "train"]
 
