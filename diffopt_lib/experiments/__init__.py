@@ -27,12 +27,10 @@ MODULES = (
     "cem_pendulum",
     "pose_graph",
     "maml",
-    "integer_constraints",
     "set_cover",
     "knapsack",
     "inventory",
     "scheduling",
-    "storage",
 )
 
 __all__ = ["Experiment", "Outcome", "Run", "epochs", "find", "names", "read_result", "train"]
