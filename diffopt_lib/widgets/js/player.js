@@ -1,7 +1,7 @@
 // Plays frames of an animation: outlines of lines and polygons as SVG points, one list for each frame.
 
 /**
- * @typedef {{ outlines: string[][], seconds: number }} Frames  of every shape its points in each frame; a frame's length
+ * @typedef {{ outlines: string[][], seconds: number }} Frames  each shape's points in each frame; a frame's length
  */
 
 /**
