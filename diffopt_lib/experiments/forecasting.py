@@ -124,4 +124,5 @@ def _step(model: nn.Module, optimizer: torch.optim.Optimizer, data: Split, loss:
 
 def spread(what: str, values: Tensor) -> dict[str, float | None]:
     """Mean and standard deviation over runs."""
+    values = values.double()
     return {what: values.mean().item(), f"{what}, sd": values.std().item()}
