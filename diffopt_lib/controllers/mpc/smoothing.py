@@ -83,8 +83,8 @@ def _barrier(s: Tensor, delta: Tensor) -> Tensor:
 
 @torch.no_grad()
 def least_slack(slacks: tuple[Tensor, ...], duals: tuple[Tensor, ...], mu: float) -> Tensor:
-    """δ ``(*batch, 1)``: a small part of what slacks may be on the path, about μ / λ where a constraint presses, √μ where
-    it only touches, and what they are already where it does neither."""
+    """δ ``(*batch, 1)``: a small part of what slacks may be on the path, about μ / λ where a constraint presses, √μ
+    where it only touches, and what they are already where it does neither."""
     s, dual = (torch.cat([v.detach().flatten(-2) for v in values], -1).nan_to_num() for values in (slacks, duals))
     expected = torch.where(s > dual, s, mu / (dual + mu**0.5)).amin(-1, keepdim=True)
     return DELTA * torch.where(expected.isfinite(), expected, 1)
