@@ -115,19 +115,26 @@ def matrix_of_rows(k: int) -> np.ndarray:
     return T
 
 
-def moreau(problem: ConeProgram) -> Forward:
+def as_moreau_has_them(shape: Shape) -> Any:
+    """The cones of a program."""
     import moreau as package
-    from moreau.torch import Solver
 
-    shape, (batch, n) = problem.shape, problem.c.shape
-    order = torch.tensor(clarabel_order(shape), device=problem.A.device)
-    cones = package.Cones(
+    return package.Cones(
         num_zero_cones=shape.zero,
         num_nonneg_cones=shape.nonneg,
         so_cone_dims=list(shape.soc),
         num_exp_cones=shape.exp,
         psd_dims=list(shape.psd),
     )
+
+
+def moreau(problem: ConeProgram) -> Forward:
+    import moreau as package
+    from moreau.torch import Solver
+
+    shape, (batch, n) = problem.shape, problem.c.shape
+    order = torch.tensor(clarabel_order(shape), device=problem.A.device)
+    cones = as_moreau_has_them(shape)
     settings = package.Settings(batch_size=batch, device=problem.A.device.type, enable_grad=True)
     nothing = torch.zeros(n + 1, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)
     dense = n * torch.arange(shape.rows + 1), torch.arange(n).repeat(shape.rows)

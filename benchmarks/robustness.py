@@ -112,13 +112,7 @@ def moreau(program: Program) -> Solve:
     shape, n = program.shape, len(program.c)
     P, c, A, b = tensors(program)
     order = torch.tensor(clarabel_order(shape))
-    cones = package.Cones(
-        num_zero_cones=shape.zero,
-        num_nonneg_cones=shape.nonneg,
-        so_cone_dims=list(shape.soc),
-        num_exp_cones=shape.exp,
-        psd_dims=list(shape.psd),
-    )
+    cones = cone.as_moreau_has_them(shape)
     dense = [part for rows in (n, shape.rows) for part in (n * torch.arange(rows + 1), torch.arange(n).repeat(rows))]
     settings = package.Settings(batch_size=1, device="cpu", enable_grad=True)
     solver = Solver(n, shape.rows, *dense, cones=cones, settings=settings)
