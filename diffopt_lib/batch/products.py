@@ -1,9 +1,12 @@
-"""Products of batches: M v, uᵀv, and the largest entry, with shared matrices and empty ones."""
+"""Products of batches, M v and uᵀv, and the sizes of what is in them, with shared matrices and empty ones."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+DUST = 1e-14  # of the largest number, what is no more than its rounding
+GAP = 1e4  # between two groups of sizes
 
 
 def times(M: Tensor, v: Tensor) -> Tensor:
@@ -46,12 +49,18 @@ def or_one(size: Tensor) -> Tensor:
     return torch.where(size > 0, size, 1)
 
 
-def least_of_groups(sizes: Tensor, gap: float) -> list[Tensor]:
-    """Sorted by size, positive entries ``(N, n)`` fall into groups with factors of more than ``gap`` between them. The
+def without_dust(sizes: Tensor, beside: Tensor) -> Tensor:
+    """Sizes ``(N, …)``, 0 where they are no more than the rounding of the largest number in ``beside`` ``(N, …)``."""
+    most = largest(beside, tuple(range(1, beside.ndim))).reshape(-1, *[1] * (sizes.ndim - 1))
+    return torch.where(sizes < DUST * most, 0, sizes)
+
+
+def least_of_groups(sizes: Tensor) -> list[Tensor]:
+    """Sorted by size, positive entries ``(N, n)`` fall into groups with factors of more than GAP between them. The
     least of the first group ``(N, 1)``, of the second, ...; 0 where there is none."""
     ordered = torch.where(sizes > 0, sizes, torch.inf).sort(-1).values
     before = torch.cat([torch.zeros_like(ordered[:, :1]), ordered[:, :-1]], dim=-1)
-    first = torch.isfinite(ordered) & (ordered > gap * before)
+    first = torch.isfinite(ordered) & (ordered > GAP * before)
     group = torch.where(first, first.cumsum(-1), 0)
     count = int(group.max()) if group.numel() else 0
     return [torch.where(group == k, ordered, 0).sum(-1, keepdim=True) for k in range(1, count + 1)]

@@ -16,13 +16,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...batch.products import largest, least_of_groups, or_one
+from ...batch.products import largest, least_of_groups, or_one, without_dust
 from ..cones.product import Cones, contained
 from .program import Program, Triple
 
 FAR = 1e3
-DUST = 1e-14  # of the largest, what is no more than its rounding
-GAP = 1e4  # between two groups of sizes
 EVEN = 0.5  # of the logarithm of a size
 
 
@@ -89,25 +87,30 @@ def balance(program: Program, E: Tensor, F: Tensor, cones: Cones) -> Scaling:
     is not FAR above the smaller ones, because one that is may have to be paid. Rows and columns with a b or c FAR above
     these sizes are scaled down.
     """
+    return _of_size(_usual_size(program, E, F, cones), program, E, F, cones)
+
+
+def other_balances(program: Program, E: Tensor, F: Tensor, cones: Cones) -> tuple[Scaling, ...]:
+    """The scalings for all sizes that b may have, the usual one aside: no guess is right for all data with dust of
+    rounding, or bounds out of reach, in them."""
+    usual, bounds = _usual_size(program, E, F, cones), largest_of_cones((E * program.b).abs(), cones)
+    sizes = map(or_one, (_reach(program, F), *least_of_groups(bounds)))
+    return tuple(_of_size(size, program, E, F, cones) for size in sizes if (size != usual).any())
+
+
+def _usual_size(program: Program, E: Tensor, F: Tensor, cones: Cones) -> Tensor:
+    """The size of b ``(B, 1)`` as :func:`balance` has it."""
     b = E * program.b
     away = largest(torch.where(contained(b, cones), 0, b)).unsqueeze(-1)
     nearest = _smallest(largest_of_cones(b.abs(), cones)).unsqueeze(-1)
     reach = _reach(program, F)
     nearest = torch.where((reach > 0) & ~((nearest > 0) & (nearest < reach)), reach, nearest)
-    return _of_size(torch.where(away > 0, away, or_one(nearest)), program, E, F, cones)
-
-
-def other_balances(program: Program, E: Tensor, F: Tensor, cones: Cones) -> tuple[Scaling, ...]:
-    """The scalings for all sizes that b may have: no guess is right for all data with dust of rounding, or bounds out
-    of reach, in them."""
-    bounds = largest_of_cones((E * program.b).abs(), cones)
-    sizes = [_reach(program, F), *least_of_groups(bounds, GAP)]
-    return tuple(_of_size(or_one(size), program, E, F, cones) for size in sizes)
+    return torch.where(away > 0, away, or_one(nearest))
 
 
 def _of_size(size_of_b: Tensor, program: Program, E: Tensor, F: Tensor, cones: Cones) -> Scaling:
-    bounds, prices = largest_of_cones((E * program.b).abs(), cones), _without_dust((F * program.c).abs())
-    size_of_c = or_one(torch.maximum(_price(prices), _curvature(program, F) * size_of_b))
+    bounds, prices = largest_of_cones((E * program.b).abs(), cones), _prices(program, F)
+    size_of_c = or_one(torch.maximum(_usual(prices), _curvature(program, F) * size_of_b))
     bounds, prices = bounds / size_of_b, prices / size_of_c
     E, F = E / torch.where(bounds > FAR, bounds, 1), F / torch.where(prices > FAR, prices, 1)
     return Scaling(E, F, 1 / size_of_b, 1 / size_of_c)
@@ -115,11 +118,17 @@ def _of_size(size_of_b: Tensor, program: Program, E: Tensor, F: Tensor, cones: C
 
 def _reach(program: Program, F: Tensor) -> Tensor:
     """How far a quadratic objective goes by itself ``(B, 1)``; 0 without one."""
-    price, curvature = _price(_without_dust((F * program.c).abs())), _curvature(program, F)
+    price, curvature = _usual(_prices(program, F)), _curvature(program, F)
     return torch.where(curvature > 0, price / or_one(curvature), 0)
 
 
-def _price(prices: Tensor) -> Tensor:
+def _prices(program: Program, F: Tensor) -> Tensor:
+    prices = (F * program.c).abs()
+    return without_dust(prices, prices)
+
+
+def _usual(prices: Tensor) -> Tensor:
+    """The size of c that goes with these prices, ``(B, 1)``."""
     low = torch.where(prices > 0, prices, torch.inf).sort(-1).values[..., prices.shape[-1] // 10, None]
     usual = torch.where(prices <= FAR * low, prices, 0).amax(-1, keepdim=True)
     return (usual * prices.amax(-1, keepdim=True)).sqrt()
@@ -129,10 +138,6 @@ def _curvature(program: Program, F: Tensor) -> Tensor:
     if program.P is None:
         return torch.zeros_like(F[..., :1])
     return largest(F.unsqueeze(-1) * program.P * F.unsqueeze(-2), (-2, -1)).unsqueeze(-1)
-
-
-def _without_dust(size: Tensor) -> Tensor:
-    return torch.where(size < DUST * largest(size).unsqueeze(-1), 0, size)
 
 
 def _smallest(size: Tensor) -> Tensor:

@@ -8,14 +8,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...batch.products import largest, least_of_groups, or_one
+from ...batch.products import largest, least_of_groups, or_one, without_dust
 from .program import QP, Point, Step
 
 FAR = 1e3  # from 1, for the unit of y and the size of the objective
 WELL_SCALED = 8.0  # rows and columns with largest entries between 1/8 and 8 are left alone
 GIANT = 1e8  # how much farther than what has to be reached a wall is that is not expected to matter
-DUST = 1e-14  # of the largest, what is no more than its rounding
-GAP = 1e4  # between two groups of sizes
 
 
 @dataclass(frozen=True)
@@ -99,7 +97,7 @@ def other_scalings(qp: QP) -> tuple[Scaling, ...]:
     even = _even_out(qp)
     scaled = even.apply(qp)
     room = _room(scaled)
-    groups = least_of_groups(room.abs().squeeze(-1), GAP)
+    groups = least_of_groups(room.abs().squeeze(-1))
     reaches = [usual_reach(room), room.new_zeros(1, 1, 1), *(least.unsqueeze(-1) for least in groups)]
     usual, *others = (_sizes(scaled, reach) for reach in reaches)
     return tuple(even.in_units(*sizes) for sizes in others if (sizes[0] != usual[0]).any())
@@ -127,7 +125,7 @@ def _sizes(qp: QP, reach: Tensor) -> tuple[Tensor, Tensor]:
     them everything else would drown.
     """
     prices = qp.p.abs()
-    curvature, slope = _columns(qp.Q).amax(-2, keepdim=True), _lower_quartile(_without_dust(prices, prices))
+    curvature, slope = _columns(qp.Q).amax(-2, keepdim=True), _lower_quartile(without_dust(prices, prices))
     unit = _unless_near_one(torch.where(reach > 0, reach, torch.where(curvature > 0, slope / curvature, 1)))
     c = torch.minimum(1 / curvature, unit / slope)
     return unit, _unless_near_one(torch.where(torch.isfinite(c), c, 1))
@@ -143,17 +141,9 @@ def usual_reach(room: Tensor) -> Tensor:
     """The lower quartile of the sizes in ``room``. Walls GIANT times as far away as y has to go say nothing about it,
     and neither does dust beside that."""
     needed = (-room).clamp_min(0)
-    giant = (room > GIANT * _largest(needed)) & (_largest(needed) > 0)
-    return _lower_quartile(_without_dust(torch.where(giant, 0, room.abs()), needed))
-
-
-def _without_dust(sizes: Tensor, beside: Tensor) -> Tensor:
-    return torch.where(sizes < DUST * _largest(beside), 0, sizes)
-
-
-def _largest(v: Tensor) -> Tensor:
-    """Of the entries, at least 0, ``(N, n, 1)``, as ``(N, 1, 1)``."""
-    return largest(v, (1, 2))[:, None, None]
+    farthest = largest(needed, (1, 2))[:, None, None]
+    giant = (room > GIANT * farthest) & (farthest > 0)
+    return _lower_quartile(without_dust(torch.where(giant, 0, room.abs()), needed))
 
 
 def _lower_quartile(v: Tensor) -> Tensor:
