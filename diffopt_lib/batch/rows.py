@@ -124,8 +124,14 @@ def relay(
             there is so far; each returns a result, which replaces it.
         solved: a mask of the elements of a result that need no further attempt.
     """
-    result = attempts[0](problem)
-    for attempt in attempts[1:]:
+    return go_on(problem, attempts[0](problem), attempts[1:], solved)
+
+
+def go_on(
+    problem: State, result: Result, attempts: Sequence[Callable[..., Result]], solved: Callable[[Result], Tensor]
+) -> Result:
+    """A :func:`relay` that has a result already."""
+    for attempt in attempts:
         left = ~solved(result)
         if not left.any():
             break

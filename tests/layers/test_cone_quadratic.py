@@ -191,6 +191,14 @@ class TestFailures:
         with pytest.raises(ValueError, match="P must be positive semidefinite"):
             solve_cone(c, A, b, cones, P - 2 * torch.eye(len(c[0]), dtype=DOUBLE))
 
+    @pytest.mark.parametrize("unit", [1e-9, 1e-6, 1.0, 1e6])
+    def test_an_indefinite_p_is_refused_in_all_units_of_a_variable(self, unit):
+        """A small negative curvature that is as large as the other in even units."""
+        P = torch.diag(torch.tensor([1.0, -(unit**2)], dtype=DOUBLE))
+        rows = torch.diag(torch.tensor([1.0, unit], dtype=DOUBLE))
+        with pytest.raises(ValueError, match="P must be positive semidefinite"):
+            solve_cone(P.new_ones(2), torch.cat([rows, -rows]), P.new_ones(4), Cones(nonneg=4), P)
+
     def test_shapes(self):
         c, A, b = torch.ones(2), torch.ones(3, 2), torch.ones(3)
         with pytest.raises(ValueError, match="P must be 2 × 2"):

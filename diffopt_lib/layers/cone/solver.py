@@ -7,7 +7,6 @@ on, to the limit of the arithmetic.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ...batch.products import dot, largest
-from ...batch.rows import only_on, relay, scatter, select
+from ...batch.rows import go_on, only_on, relay, scatter, select
 from ...batch.rows import where as choose
 from ...solution import INFEASIBLE, RUNNING, SOLVED, STUCK, UNBOUNDED, raise_failed, warn_unconfirmed
 from ..cones.product import Cones, project_rows
@@ -53,6 +52,8 @@ class Start(NamedTuple):
     @classmethod
     def of(cls, given: Program, guess: Tensor, cones: Cones) -> Start:
         E, F = equilibrate(given.A, given.P, cones)
+        if given.P is not None:
+            _check_curvature(F.unsqueeze(-1) * given.P * F.unsqueeze(-2))
         return cls(given, guess, torch.where(cones.without_bound(given.b), 0, E), F)
 
 
@@ -95,7 +96,6 @@ def solve(
     batch, (m, n) = guess.shape[:-1], A.shape[-2:]
     start = Start.of(Program.of(c, A, b, P, batch), guess.reshape(batch.numel(), n + m), cones)
     given = start.given
-    _check_curvature(given.P)
     usual = _in_units(start, balance(given, start.E, start.F, cones), cones, settings)
     answer = only_on(
         usual.found.status == STUCK, partial(_in_other_units, cones=cones, settings=settings), (start, usual), usual
@@ -118,8 +118,8 @@ def _in_other_units(of: tuple[Start, Answer], cones: Cones, settings: Settings) 
         after = _in_units(start, scalings[k], cones, settings._replace(warm=False))
         return choose((after.found.status != STUCK) | (after.found.error < before.found.error), after, before)
 
-    attempts: list[Callable[..., Answer]] = [lambda _: answer, *(partial(attempt, k) for k in range(len(scalings)))]
-    return relay((start, scalings), attempts, lambda answer: answer.found.status != STUCK)
+    attempts = [partial(attempt, k) for k in range(len(scalings))]
+    return go_on((start, scalings), answer, attempts, lambda answer: answer.found.status != STUCK)
 
 
 def _in_units(start: Start, scaling: Scaling, cones: Cones, settings: Settings) -> Answer:
@@ -147,9 +147,8 @@ def _prepare(start: Start, scaling: Scaling, cones: Cones, warm: bool) -> Proble
     return Problem(given, program, magnitudes(program), scaling, at)
 
 
-def _check_curvature(P: Tensor | None) -> None:
-    if P is None:
-        return
+def _check_curvature(P: Tensor) -> None:
+    """In even units, in which the size of one variable's curvature says nothing about another's."""
     size = P.diagonal(dim1=-2, dim2=-1).abs().amax(-1, keepdim=True)
     shifted = P + torch.diag_embed((ROUNDING * size + torch.finfo(P.dtype).tiny).expand(P.shape[:-1]))
     if (torch.linalg.cholesky_ex(shifted).info > 0).any():

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ...batch.products import largest, times_columns
-from ...batch.rows import only_on, relay, scatter, select, where
+from ...batch.rows import go_on, only_on, relay, scatter, select, where
 from ...solution import INFEASIBLE, SOLVED, STUCK, UNBOUNDED, raise_failed, warn_unconfirmed
 from .confirm import confirm, error_of, improve
 from .derivative import Kept
@@ -109,8 +109,7 @@ def search(start: Start, warm: bool, tolerance: float, max_iterations: int) -> F
             after = _search_in_units(start, False, max_iterations)
             return where(_is_settled(after) | (after.attempt.error < before.attempt.error), after, before)
 
-        attempts: list[Callable[..., Found]] = [lambda _: found, *(partial(in_units, k) for k in range(len(scalings)))]
-        return relay((start, scalings), attempts, _is_settled)
+        return go_on((start, scalings), found, [partial(in_units, k) for k in range(len(scalings))], _is_settled)
 
     found = _search_in_units(start, warm, max_iterations)
     found = only_on(~_is_settled(found), in_other_units, (start, found), found)
@@ -126,7 +125,7 @@ def _is_settled(found: Found) -> Tensor:
 def _search_in_units(start: Start, warm: bool, max_iterations: int) -> Found:
     """The quick attempts, and the embedding's turn at the elements that they leave."""
 
-    def go_on(left: tuple[Problem, Attempt]) -> Found:
+    def embed(left: tuple[Problem, Attempt]) -> Found:
         problem, attempt = left
         found, diagnosis = solve_embedded(problem, max_iterations)
         return Found(where(found.error <= attempt.error, found, attempt), diagnosis)
@@ -135,7 +134,7 @@ def _search_in_units(start: Start, warm: bool, max_iterations: int) -> Found:
     y, nu, lam = attempt.point.y, attempt.point.nu, attempt.point.lam
     nothing = (torch.full_like(v, torch.nan) for v in (torch.cat([nu, lam], dim=1), y))
     solved = Diagnosis(torch.full_like(attempt.iterations, SOLVED), *nothing)
-    return only_on(~_is_confirmed(attempt), go_on, (start.problem, attempt), Found(attempt, solved))
+    return only_on(~_is_confirmed(attempt), embed, (start.problem, attempt), Found(attempt, solved))
 
 
 def find(start: Start, warm: bool, max_iterations: int) -> Attempt:
