@@ -97,6 +97,7 @@ def test_a_missing_file_says_where_to_put_it(small):
         (LABELS, "is not a gzip file"),
         (gzip.compress(LABELS)[:-4], "is not a gzip file"),
     ],
+    ids=["of another content", "not packed", "cut off"],  # what is packed bears the second in which it was
 )
 def test_a_damaged_file_is_refused(small, packed, message):
     put(small / "data", packed)
