@@ -9,7 +9,7 @@ CHROMIUM := .venv/.chromium
 NODE_TOOLS := $(if $(shell command -v npm),node_modules/.installed)
 
 .DEFAULT_GOAL := help
-.PHONY: help book test lint types lab format clean distclean
+.PHONY: help book test lint types lab edit format clean distclean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,7 +33,10 @@ format: $(INSTALLED) ## rewrite the sources in the house format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-lab: $(INSTALLED) ## open the chapters in JupyterLab
+lab: book ## build the book and open its chapters in JupyterLab, to read and run (your edits stay in notebooks/)
+	$(BIN)/python -m tools.lab
+
+edit: $(INSTALLED) ## open the chapters' sources, book/, in JupyterLab, to write them
 	$(BIN)/jupyter lab --notebook-dir=book $(if $(filter 0,$(shell id -u)),--allow-root)
 
 clean: ## remove what was built (keeps .venv)

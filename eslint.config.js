@@ -1,8 +1,8 @@
 // One idea in a module, one screen for a function. Undefined names are the type check's business.
 export default [
-  { ignores: ["_build/", ".stage/", ".venv/", "build/", "dist/", "node_modules/", "book/"] },
+  { ignores: ["_build/", ".stage/", ".venv/", "build/", "dist/", "node_modules/", "notebooks/"] },
   {
-    files: ["diffopt_lib/widgets/js/*.js", "eslint.config.js"],
+    files: ["diffopt_lib/widgets/js/*.js", "book/_static/*.js", "eslint.config.js"],
     linterOptions: { reportUnusedDisableDirectives: "error" },
     rules: {
       "array-callback-return": "error",

@@ -8,7 +8,7 @@ import os
 import sys
 from pathlib import Path
 
-NAMES = ("qp", "cone", "projections", "robustness")
+NAMES = ("qp", "cone", "control", "projections", "robustness", "least_squares", "inner", "integer", "tasks")
 RESULTS = Path(__file__).parent / "results"
 
 

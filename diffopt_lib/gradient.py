@@ -41,6 +41,7 @@ def solve_differentiably(
     residual: Residual,
     solve: LinearSolve | None,
     update: Update,
+    known: Callable[[tuple[Tensor, ...]], Sequence[Tensor]] = lambda rest: (),
 ) -> tuple[Tensor, ...]:
     """``z, *rest = algorithm(f, z0, *theta)``, with z as a function of θ as ``gradient`` has it; the rest is detached.
 
@@ -53,12 +54,13 @@ def solve_differentiably(
         residual: ``residual(z, *theta)``, which is 0 at the solution.
         solve: of systems with its Jacobian, as :func:`diffopt_lib.implicit` takes it.
         update: ``update(z, theta, rest)``, what the last iteration added to z; differentiable in θ.
+        known: of the rest, what ``residual`` takes after θ: what the algorithm found out, held in the derivative.
     """
     if gradient == "unroll":
         return algorithm(f, z0, *theta)
     z, *rest = opaque_function(algorithm, f, z0, *theta)
     if gradient == "implicit":
-        z = attach(residual, solve or dense_solve, z, *theta)
+        z = attach(residual, solve or dense_solve, z, *theta, *known(tuple(rest)))
     else:
         z = z.detach()
         last = update(z, tuple(theta), tuple(rest))

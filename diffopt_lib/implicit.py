@@ -88,6 +88,7 @@ class _Implicit(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx, inputs, output):
         ctx.residual, ctx.solve, _, *theta = inputs
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(output, *theta)
         ctx.save_for_forward(output, *theta)
 
@@ -95,6 +96,8 @@ class _Implicit(torch.autograd.Function):
     @without_autocast
     def backward(ctx, g):
         z, *theta = ctx.saved_tensors
+        if g is None:  # z is in the graph of what is differentiated, which does not depend on it to first order
+            return None, None, None, *(None for _ in theta)
         w = _adjoint(ctx.residual, ctx.solve, z, g, theta)
         free = [1 + i for i, t in enumerate(theta) if t.is_floating_point() and ctx.needs_input_grad[3 + i]]
         return None, None, *pull_back(ctx.residual, (z, *theta), free, w)

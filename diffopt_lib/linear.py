@@ -10,13 +10,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from .batch.products import dot, times, unit
 from .solution import SolverError, failed_indices
-from .validate import check_count, check_floating, check_kind, check_limits
+from .validate import check_count, check_floating, check_kind, check_limits, check_option
 
 
 @dataclass(frozen=True)
@@ -139,16 +140,25 @@ def condition_estimate(A: Tensor, LU: Tensor, pivots: Tensor, steps: int = 3) ->
     return torch.linalg.matrix_norm(A) * inverse_norm[..., 0, 0]
 
 
-def cg(operator: LinearOperator, b: Tensor, *, tolerance: float | None = None, max_iterations: int = 1000) -> Tensor:
+def cg(
+    operator: LinearOperator,
+    b: Tensor,
+    *,
+    tolerance: float | None = None,
+    max_iterations: int = 1000,
+    on_failure: Literal["raise", "return"] = "raise",
+) -> Tensor:
     """Conjugate gradients for symmetric positive definite A; only products with A are used.
 
-    Stops each element at ‖A x − b‖ ≤ tolerance · ‖b‖ (by default 1e-10 in float64, 1e-5 in float32).
+    Stops each element at ‖A x − b‖ ≤ tolerance · ‖b‖ (by default 1e-10 in float64, 1e-5 in float32), or with
+    ``on_failure="return"`` after ``max_iterations`` wherever it then is.
 
     Raises:
         SolverError: some element met a direction of non-positive curvature or did not reach its tolerance.
     """
     _check_system(operator, b, tolerance)
     check_count("max_iterations", max_iterations)
+    check_option("on_failure", on_failure, ("raise", "return"))
     target = _target(b, tolerance)
     x = torch.zeros_like(b)
     r = b.clone()  # residual b − A x
@@ -168,7 +178,13 @@ def cg(operator: LinearOperator, b: Tensor, *, tolerance: float | None = None, m
         rr_new = dot(r, r, keepdim=True)
         p = torch.where(running, r + rr_new / torch.where(rr > 0, rr, 1) * p, p)
         rr = rr_new
-    _raise_unsolved("conjugate gradients", rr.sqrt(), target, max_iterations)
+    if on_failure == "raise":
+        if not curved.all():
+            raise SolverError(
+                "conjugate gradients met a direction of non-positive curvature: the matrix is not positive definite.",
+                failed_indices(~curved.squeeze(-1)),
+            )
+        _raise_unsolved("conjugate gradients", rr.sqrt(), target, max_iterations)
     return x
 
 

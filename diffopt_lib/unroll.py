@@ -147,27 +147,57 @@ def unroll(
     x = (*x, *hidden)
     y0 = start_batch(f, y0, x, value)
 
+    start = (y0, *optimizer.init(y0))
+    return run_differentiably(f, optimizer, start, x, steps, truncate=truncate, checkpoint=checkpoint)[0]
+
+
+def run_differentiably(
+    f: Callable[..., Tensor],
+    optimizer: Optimizer,
+    state: State,
+    x: Sequence[Tensor],
+    steps: int,
+    *,
+    first: int = 0,
+    truncate: int | None = None,
+    checkpoint: bool = False,
+) -> State:
+    """:func:`unroll` from any state (y, *memory) of the optimizer, of which update number ``first`` is next.
+
+    No checks, and f closes over nothing that needs a gradient. Gives the whole state after ``steps`` updates.
+    """
+    last = first + steps
     kept = steps if truncate is None else min(truncate, steps)
-    state = (y0, *optimizer.init(y0))
     if kept < steps:
         with torch.no_grad():
-            state = _run(f, optimizer, 0, steps - kept, state, x)
+            state = run(f, optimizer, first, last - kept, state, x)
         state = tuple(s.detach() for s in state)
-    if not checkpoint:
-        return _run(f, optimizer, steps - kept, steps, state, x)[0]
+    if checkpoint:
+        return _run_checkpointed(f, optimizer, last - kept, last, state, x)
+    return run(f, optimizer, last - kept, last, state, x)
 
-    hyperparameters = make_explicit(lambda y: optimizer.update(0, y, optimizer.init(y))[0], y0).hidden
-    length = max(1, math.isqrt(kept))
+
+def _run_checkpointed(
+    f: Callable[..., Tensor], optimizer: Optimizer, first: int, last: int, state: State, x: Sequence[Tensor]
+) -> State:
+    """:func:`run`, with a graph of about √(last − first) states between which the updates are computed again."""
+    hyperparameters = tensors_of(optimizer, state[0])
+    length = max(1, math.isqrt(last - first))
     a, b = len(state), len(state) + len(x)
-    for first in range(steps - kept, steps, length):
-        last = min(first + length, steps)
+    for begin in range(first, last, length):
+        end = min(begin + length, last)
 
-        def segment(*tensors: Tensor, first: int = first, last: int = last) -> State:
+        def segment(*tensors: Tensor, begin: int = begin, end: int = end) -> State:
             with Substitute(hyperparameters, tensors[b:]):
-                return _run(f, optimizer, first, last, tensors[:a], tensors[a:b])
+                return run(f, optimizer, begin, end, tensors[:a], tensors[a:b])
 
-        state = _Checkpoint.apply(segment, *state, *x, *hyperparameters)
-    return state[0]
+        state = checkpointed(_SameDraws(segment), *state, *x, *hyperparameters)
+    return state
+
+
+def tensors_of(optimizer: Optimizer, y: Tensor) -> list[Tensor]:
+    """The tensors in an optimizer that some derivative or transform follows: a learning rate that is learned, say."""
+    return make_explicit(lambda y: optimizer.update(0, y, optimizer.init(y))[0], y).hidden
 
 
 def check_optimizer(optimizer: object) -> None:
@@ -186,16 +216,21 @@ def _check_rate(name: str, value: object) -> None:
         check_size(name, value)
 
 
-def _run(
+def run(
     f: Callable[..., Tensor], optimizer: Optimizer, first: int, last: int, state: State, x: Sequence[Tensor]
 ) -> State:
-    """Updates number first, …, last − 1."""
+    """The state after updates number first, …, last − 1, as torch's own graph has it."""
     y, memory = state[0], state[1:]
     for k in range(first, last):
         g = torch.func.grad(lambda y: f(y, *x).sum())(y)
         step, memory = optimizer.update(k, g, memory)
         y = y + step
     return (y, *memory)
+
+
+def checkpointed(segment: Callable[..., State], *tensors: Tensor) -> State:
+    """``segment(*tensors)``, which closes over nothing, recomputed in the backward pass instead of remembered."""
+    return _Checkpoint.apply(segment, *tensors)
 
 
 class _Checkpoint(torch.autograd.Function):
@@ -219,3 +254,31 @@ class _Checkpoint(torch.autograd.Function):
         tensors = ctx.saved_tensors
         free = [i for i, t in enumerate(tensors) if t.is_floating_point() and ctx.needs_input_grad[1 + i]]
         return None, *pull_back(ctx.segment, tensors, free, cotangents)
+
+
+class _SameDraws:
+    """A segment that draws the same random numbers when it is computed again: those of a dropout layer, say."""
+
+    def __init__(self, segment: Callable[..., State]):
+        self.segment = segment
+        self.before: list[Tensor] | None = None
+
+    def __call__(self, *tensors: Tensor) -> State:
+        if self.before is None:
+            self.before = _random_state()
+            out = self.segment(*tensors)
+            if all(map(torch.equal, self.before, _random_state())):
+                self.before = []  # it draws nothing
+            return out
+        if not self.before:
+            return self.segment(*tensors)
+        with torch.random.fork_rng():
+            torch.set_rng_state(self.before[0])
+            for device, state in enumerate(self.before[1:]):
+                torch.cuda.set_rng_state(state, device)
+            return self.segment(*tensors)
+
+
+def _random_state() -> list[Tensor]:
+    """Of torch's generators: the CPU's, then every CUDA device's."""
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else ())]

@@ -45,6 +45,21 @@ def test_transforms_inside_the_function_leave_no_trace():
     assert [id(t) for t in explicit.hidden] == [id(w)]
 
 
+def test_vmap_inside_the_function_leaves_no_trace():
+    """Its wrappers of the argument and of closed-over tensors are not taken for tensors of the caller."""
+    shared, row = torch.tensor(2.0, requires_grad=True), torch.arange(3.0, requires_grad=True)
+
+    def f(y):
+        rows = row * 1  # seen here, before vmap takes it away
+        return torch.func.vmap(lambda y, r: torch.func.grad(lambda y: shared * (y - r) ** 2)(y))(y, rows).sum()
+
+    explicit = make_explicit(f, torch.ones(3))
+    assert {id(t) for t in explicit.hidden} == {id(row), id(shared)}
+    moved = {id(row): torch.zeros(3), id(shared): torch.tensor(5.0)}
+    value = explicit.f(torch.ones(3), *(moved[id(t)] for t in explicit.hidden))
+    torch.testing.assert_close(value, torch.tensor(30.0))
+
+
 def test_arguments_that_require_gradients_are_not_hidden():
     y = torch.ones(2, requires_grad=True)
     assert make_explicit(lambda y: 2 * y, y).hidden == []

@@ -21,7 +21,7 @@ STOREYS = (
     {"linear", "validate", "memory"},
     {"implicit", "unroll", "descent", "balancing"},
     {"gradient"},
-    {"minimize", "layers", "sensitivity", "poisoning"},
+    {"minimize", "layers", "sensitivity", "poisoning", "inner_loop"},
     {"controllers", "transport"},
     {"amortizers", "tasks"},
     {"experiments"},

@@ -89,6 +89,30 @@ def test_cg_and_gmres_name_the_elements_they_could_not_solve(spd, rhs):
         assert (2, 1) in error.value.indices
 
 
+def test_a_few_steps_of_cg_are_the_best_point_of_their_krylov_space(generator):
+    """With ``on_failure="return"``: the x in span(b, Ab, A²b) that minimizes ½ xᵀAx − bᵀx, for every element."""
+    A = torch.randn(2, 6, 6, generator=generator, dtype=torch.float64)
+    A = A @ A.mT + torch.eye(6, dtype=torch.float64)
+    b = torch.randn(2, 6, generator=generator, dtype=torch.float64)
+    operator = LinearOperator(
+        lambda v: (A @ v.unsqueeze(-1)).squeeze(-1), lambda v: (A.mT @ v.unsqueeze(-1)).squeeze(-1)
+    )
+    x = cg(operator, b, max_iterations=3, on_failure="return")
+    basis = torch.stack([b, operator.matvec(b), operator.matvec(operator.matvec(b))], -1)
+    c = torch.linalg.solve(basis.mT @ A @ basis, basis.mT @ b.unsqueeze(-1))
+    torch.testing.assert_close(x, (basis @ c).squeeze(-1))
+    with pytest.raises(SolverError, match="did not reach its tolerance in 3 iterations"):
+        cg(operator, b, max_iterations=3)
+
+
+def test_cg_says_that_the_matrix_is_indefinite():
+    A = torch.diag(torch.tensor([1.0, -1.0], dtype=torch.float64))
+    operator = LinearOperator(lambda v: v @ A, lambda v: v @ A)
+    with pytest.raises(SolverError, match="not positive definite") as caught:
+        cg(operator, torch.tensor([[1.0, 0.0], [1.0, 2.0]], dtype=torch.float64))
+    assert caught.value.indices == [(1,)]
+
+
 def test_zero_right_hand_side_costs_no_product(rhs):
     def refuse(v):
         raise AssertionError("no product is needed")

@@ -10,6 +10,7 @@ import diffopt_lib
 
 PUBLIC_MODULES = [
     "diffopt_lib",
+    "diffopt_lib.controllers",
     "diffopt_lib.layers",
     "diffopt_lib.linear",
     "diffopt_lib.memory",

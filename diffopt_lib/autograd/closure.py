@@ -58,7 +58,10 @@ class Substitute(TorchFunctionMode):
         def swap(x):
             return self.replacement.get(id(x), x)
 
-        return func(*tree_map(swap, args), **tree_map(swap, kwargs or {}))
+        def swap_all(x):  # most arguments are tensors or numbers, for which walking a tree takes long
+            return tree_map(swap, x) if isinstance(x, (list, tuple, dict)) else swap(x)
+
+        return func(*map(swap_all, args), **{key: swap_all(x) for key, x in (kwargs or {}).items()})
 
 
 class Explicit(NamedTuple):
@@ -93,13 +96,13 @@ def make_all_explicit(
         The functions, each of its own arguments and then of all hidden tensors; these; and the values at the arguments.
     """
     plain = [tuple(x.detach() for x in arguments) for _, arguments in calls]
+    first_node = torch._C._autograd._get_sequence_nr()
     with torch.enable_grad(), _Record(tuple(x for arguments in plain for x in arguments)) as record:
         values = [f(*arguments) for (f, _), arguments in zip(calls, plain, strict=True)]
     for value in values:
         if not isinstance(value, Tensor):
             raise ValueError(f"the function must return a torch tensor, got {type(value).__name__}")
-    # Transforms such as torch.func.grad inside f make wrappers of their own, which are dead once f has returned.
-    hidden = [x for x in record.hidden if not torch._C._functorch.is_dead_tensor_wrapper(x)]  # type: ignore[attr-defined]
+    hidden = [x for x in record.hidden if not _made_inside(x, first_node)]
     if not hidden and not any(value.requires_grad for value in values):
         return [f for f, _ in calls], [], values
     functions = [_with_arguments(f, len(arguments), hidden) for f, arguments in calls]
@@ -113,10 +116,24 @@ def make_all_explicit(
     return functions, hidden, [value.detach() for value in values]
 
 
+def _made_inside(x: Tensor, first_node: int) -> bool:
+    """Whether the function made this tensor, out of sight: torch.func.grad and vmap wrap and unwrap tensors.
+
+    A wrapper of theirs died with them, and what they return has a node in the graph that is no older than the call.
+    """
+    functorch = torch._C._functorch
+    depth = functorch.maybe_current_level() or 0
+    if functorch.is_dead_tensor_wrapper(x) or functorch.maybe_get_level(x) > depth:  # type: ignore[attr-defined]
+        return True
+    return x.grad_fn is not None and x.grad_fn._sequence_nr() >= first_node
+
+
 def _with_arguments(f: Callable[..., Tensor], count: int, hidden: list[Tensor]) -> Callable[..., Tensor]:
     """f of its ``count`` arguments and of what it hides."""
 
     def explicit(*tensors: Tensor) -> Tensor:
+        if all(new is old for new, old in zip(tensors[count:], hidden, strict=True)):
+            return f(*tensors[:count])
         with Substitute(hidden, tensors[count:]):
             return f(*tensors[:count])
 

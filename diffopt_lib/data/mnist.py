@@ -1,8 +1,7 @@
 """MNIST: 60,000 + 10,000 handwritten digits of 28 × 28 pixels, from the four original files.
 
-The files are looked for in ``$DIFFOPT_DATA/mnist``, then in the user's cache (:func:`.cache_folder`), and are otherwise
-downloaded into the latter. The checksum is that of the content, not of the compressed file, because mirrors compress it
-anew.
+The files are looked for in ``$DIFFOPT_DATA/mnist``, then in the user's cache, and are otherwise
+downloaded into the latter: :func:`.files.content`.
 
 Source: LeCun, Bottou, Bengio & Haffner 1998. Licence: CC BY-SA 3.0.
 Chapters: book/2_differentiable/08_svms and others.
@@ -10,23 +9,14 @@ Chapters: book/2_differentiable/08_svms and others.
 
 from __future__ import annotations
 
-import gzip
-import hashlib
-import os
-import urllib.error
-import urllib.request
-import zlib
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .files import cache_folder, write_whole
+from . import files
 
-DATA_VARIABLE = "DIFFOPT_DATA"
 SOURCE = "https://ossci-datasets.s3.amazonaws.com/mnist/"
-SECONDS = 60.0  # without an answer, before a download is given up
 CHECKSUMS = {
     "train-images-idx3-ubyte.gz": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
     "train-labels-idx1-ubyte.gz": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
@@ -60,41 +50,7 @@ def mnist(part: Literal["train", "test"] = "train") -> Digits:
 
 def content(name: str) -> bytes:
     """The uncompressed content of one of the four files, from the first place that has it."""
-    places = [cache_folder() / "mnist" / name]
-    if folder := os.environ.get(DATA_VARIABLE):
-        places.insert(0, Path(folder) / "mnist" / name)
-    for path in places:
-        if path.exists():
-            return checked(name, path.read_bytes(), str(path))
-    packed = download(name, places)
-    data = checked(name, packed, SOURCE + name)
-    write_whole(places[-1], lambda beside: beside.write_bytes(packed))
-    return data
-
-
-def download(name: str, places: list[Path]) -> bytes:
-    """The compressed file from its public source."""
-    try:
-        with urllib.request.urlopen(SOURCE + name, timeout=SECONDS) as answer:
-            return answer.read()
-    except (urllib.error.URLError, OSError) as error:
-        looked = " and ".join(str(path) for path in places)
-        raise FileNotFoundError(
-            f"{name} is not at {looked}, and {SOURCE + name} did not answer ({error}). Put the file there, or name a "
-            f"folder that has it in mnist/ with the environment variable {DATA_VARIABLE}"
-        ) from None
-
-
-def checked(name: str, packed: bytes, where: str) -> bytes:
-    """Decompress, and compare the checksum."""
-    try:
-        data = gzip.decompress(packed)
-    except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{where} is not a gzip file: {error}") from None
-    found = hashlib.sha256(data).hexdigest()
-    if found != CHECKSUMS[name]:
-        raise ValueError(f"{where} is not MNIST's {name}: the sha256 of its content is {found}")
-    return data
+    return files.content("mnist", name, SOURCE + name, CHECKSUMS[name], "MNIST")
 
 
 def parse_idx(data: bytes) -> Tensor:

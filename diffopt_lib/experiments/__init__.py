@@ -15,7 +15,23 @@ from .harness.experiment import Experiment, Outcome, Run
 from .harness.results import read_result
 from .harness.training import epochs, train
 
-MODULES = ("sudoku", "denoising", "few_shot", "jigsaw", "top_k")
+MODULES = (
+    "sudoku",
+    "denoising",
+    "few_shot",
+    "jigsaw",
+    "top_k",
+    "imitation",
+    "lqr_recovery",
+    "cem_regression",
+    "cem_pendulum",
+    "pose_graph",
+    "maml",
+    "set_cover",
+    "knapsack",
+    "inventory",
+    "scheduling",
+)
 
 __all__ = ["Experiment", "Outcome", "Run", "epochs", "find", "names", "read_result", "train"]
 

@@ -4,6 +4,8 @@ from .activations import relu, sigmoid, softargmax
 from .cone import ConeSolution, solve_cone
 from .cones.product import Cones
 from .cvxpy_layer import from_cvxpy
+from .integer import IntegerSolution, solve_integer
+from .least_squares import LeastSquaresSolution, least_squares
 from .permutation import AssignmentSolution, gumbel_sinkhorn, match, sinkhorn_operator, solve_assignment
 from .qp import QPSolution, solve_qp
 from .ridge import LinearHead, prototype_head, ridge_head
@@ -16,6 +18,8 @@ __all__ = [
     "AssignmentSolution",
     "ConeSolution",
     "Cones",
+    "IntegerSolution",
+    "LeastSquaresSolution",
     "LinearHead",
     "LinearSVM",
     "QPSolution",
@@ -23,6 +27,7 @@ __all__ = [
     "capped_softmax",
     "from_cvxpy",
     "gumbel_sinkhorn",
+    "least_squares",
     "linear_svm",
     "match",
     "project_capped_simplex",
@@ -38,6 +43,7 @@ __all__ = [
     "softargmax",
     "solve_assignment",
     "solve_cone",
+    "solve_integer",
     "solve_qp",
     "sparsemax",
     "spearman_loss",

@@ -35,11 +35,13 @@ jumps), so keep it in the millisecond range or lower the controls' `steps`; or h
 as `page_solve`, with which the page solves for itself. See `marks` for the arrays and `Explorer` for the rest.
 """
 
+from diffopt_lib.widgets.animation import Animation, animate
 from diffopt_lib.widgets.controls import Choice, Pad, Slider
 from diffopt_lib.widgets.explorer import Explorer
 from diffopt_lib.widgets.marks import Arrows, Bars, HeatMap, Image, Points, Polygon, Polyline, Text
 
 __all__ = [
+    "Animation",
     "Arrows",
     "Bars",
     "Choice",
@@ -52,4 +54,5 @@ __all__ = [
     "Polyline",
     "Slider",
     "Text",
+    "animate",
 ]

@@ -28,6 +28,7 @@ MODULES = (
     "view",
     "hosts",
 )
+ALONE = ("player",)  # what an animation carries, and no explorer
 
 
 @cache

@@ -10,7 +10,7 @@ from chapters import ROOT
 sys.path.insert(0, str(ROOT / "book" / "_ext"))
 from api_docstrings import convert, on_signature
 
-PUBLIC = ["diffopt_lib", "diffopt_lib.layers", "diffopt_lib.widgets", "diffopt_lib.data", "diffopt_lib.experiments"]
+PUBLIC = ["", ".layers", ".controllers", ".widgets", ".data", ".experiments"]
 
 
 def modules_on_the_page() -> list[str]:
@@ -19,7 +19,7 @@ def modules_on_the_page() -> list[str]:
 
 @pytest.mark.parametrize("package", PUBLIC)
 def test_every_public_object_is_on_the_page(package: str) -> None:
-    module = importlib.import_module(package)
+    module = importlib.import_module(f"diffopt_lib{package}")
     defined_in = {getattr(module, name).__module__ for name in module.__all__ if callable(getattr(module, name))}
     assert defined_in <= set(modules_on_the_page())
 

@@ -22,10 +22,12 @@ PRINTED = [
     [0.6, 0.4, 0.0, 0.4333, 0.3333, 0.2333, 0.5, -0.5, 0.0, 0.6667, -0.3333, -0.3333],
     # The disk: x/|x| with the derivative (I − uuᵀ)/|x|, u = (0.6, 0.8), |x| = 5; a point inside it stays.
     [0.6, 0.8, 0.3, 0.4, 0.128, -0.096, 1.0, 0.0],
+    # Controls as printed; central differences of the first in the mass give −1.1286.
+    [-1.7525, -3.0, -1.1286],
 ]
 
 
-@pytest.mark.parametrize("which", range(len(PRINTED)), ids=["argmin", "qp", "cvxpy"])
+@pytest.mark.parametrize("which", range(len(PRINTED)), ids=["argmin", "qp", "cvxpy", "mpc"])
 def test_examples_run(which: int) -> None:
     assert len(EXAMPLES) == len(PRINTED)
     result = subprocess.run([sys.executable, "-c", EXAMPLES[which]], cwd=ROOT, capture_output=True, text=True)

@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 import pytest
 from chapters import read
 
-from benchmarks import cone, projections, qp, robustness
+from benchmarks import cone, control, projections, qp, robustness
 
 SCOREBOARD = "book/appendix/scoreboard.ipynb"
 
@@ -69,14 +69,17 @@ def run_cells(folder: Path) -> dict[str, Any]:
     return variables
 
 
-EVERYTHING = ("qp", "cone", "projections", "qp-cuda", "robustness")
+EVERY = ("qp", "cone", "control", "projections")
 
 
-@pytest.mark.parametrize("names", [(), ("qp",), ("cone",), ("projections",), ("robustness",), EVERYTHING])
+@pytest.mark.parametrize(
+    "names", [(), *((name,) for name in EVERY), ("robustness",), (*EVERY, "qp-cuda", "robustness")]
+)
 def test_every_cell_runs_whatever_was_measured(tmp_path: Path, names: tuple[str, ...]) -> None:
     files = {
         "qp": made_up(qp),
         "cone": made_up(cone),
+        "control": made_up(control),
         "projections": made_up(projections),
         "qp-cuda": made_up(qp, "cuda"),
         "robustness": made_up_outcomes(),
@@ -86,7 +89,7 @@ def test_every_cell_runs_whatever_was_measured(tmp_path: Path, names: tuple[str,
     (tmp_path / "qp-quick.json").write_text("not to be read")
     variables = run_cells(tmp_path)
     assert set(variables["benchmarks"]) == set(names)
-    for name in ("qp", "cone", "projections"):
+    for name in EVERY:
         shown = variables["full_table"](name).data
         assert ("not finite" in shown and "does not converge" in shown) if name in names else "Not measured" in shown
     counted = variables["count_outcomes"]().data

@@ -161,6 +161,7 @@ SUMS: dict[str, Callable[[dict, dict], float]] = {
         np.r_[m["matrix"].reshape(3, 3).sum(0), m["matrix"].reshape(3, 3).sum(1)] - 1
     ).max(),
     "book/2_differentiable/08_svms.html": lambda at, m: m["forces"][:5].sum() - m["forces"][5:].sum(),
+    "book/2_differentiable/11_cem.html": lambda at, m: m["weights"].sum() - 8,
 }
 
 

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -15,8 +14,12 @@ import pytest
 from explorers import distance, flat, set_context, state, wait_until_mounted
 from playwright.sync_api import Browser, Page
 
+from tools.lab import update
+
 ROOT = Path(__file__).resolve().parents[2]
-CHAPTER = ROOT / "book" / "1_optimization" / "02_activations.ipynb"
+NOTEBOOKS = ROOT / "_build" / "notebooks"
+CHAPTER = "1_optimization/02_activations.ipynb"
+PAGE = ROOT / "_build" / "html" / "book" / "1_optimization" / "02_activations.html"
 ANSWERS = 40
 
 # With tests in several processes, all of these in one: they share a server.
@@ -33,6 +36,20 @@ ALL_CELLS_RAN = """() => {
     .map(cell => cell.querySelector(".jp-InputPrompt").textContent);
   return prompts.length > 0 && prompts.every(prompt => /^\\[\\d+\\]:$/.test(prompt));
 }"""
+
+# The text of the parts of a page that match, without formulas and code, which are drawn in other ways.
+RENDERED = """([parts, leftOut]) => [...document.querySelectorAll(parts)].map(part => {
+  const copy = part.cloneNode(true);
+  copy.querySelectorAll(leftOut).forEach(element => element.remove());
+  copy.querySelectorAll("p, li, td, th, h1, h2, h3, summary, div").forEach(element => element.append(" "));
+  return copy.textContent.trim();
+})"""
+LAB_LEFT_OUT = ".katex, pre, style, script, .jp-InternalAnchorLink, button"
+PAGE_LEFT_OUT = ".math, .cell, .highlight, .headerlink, script, style, nav"
+
+
+def words(texts: list[str]) -> list[str]:
+    return re.findall(r"\w+", " ".join(texts))
 
 
 def write_settings(folder: Path) -> None:
@@ -54,9 +71,9 @@ def wait_for_address(log: Path, server: subprocess.Popen) -> str:
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a JupyterLab of its own, on a copy of the chapters."""
+    """The address of a JupyterLab of its own, on the chapters as `make lab` copies them."""
     folder = tmp_path_factory.mktemp("lab")
-    shutil.copytree(ROOT / "book", folder / "book")
+    assert update(NOTEBOOKS, folder / "notebooks") == []
     write_settings(folder / "settings")
     places = {
         "JUPYTERLAB_SETTINGS_DIR": folder / "settings",
@@ -66,7 +83,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         "JUPYTER_RUNTIME_DIR": folder / "runtime",
     }
     command = [str(Path(sys.executable).with_name("jupyter")), "lab", "--no-browser", "--allow-root"]
-    command += ["--ServerApp.ip=127.0.0.1", "--ServerApp.port=0", f"--notebook-dir={folder / 'book'}"]
+    command += ["--ServerApp.ip=127.0.0.1", "--ServerApp.port=0", f"--notebook-dir={folder / 'notebooks'}"]
     log = folder / "log"
     with log.open("w") as output:
         environment = os.environ | {name: str(path) for name, path in places.items()}
@@ -82,8 +99,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def notebook(chromium: Browser, lab: str) -> Iterator[Page]:
     """The chapter, opened, with all its cells run from the menu."""
     page = chromium.new_page(viewport={"width": 1400, "height": 1000})
-    name = CHAPTER.relative_to(ROOT / "book").as_posix()
-    page.goto(lab.replace("/lab?", f"/lab/tree/{name}?"))
+    page.goto(lab.replace("/lab?", f"/lab/tree/{CHAPTER}?"))
     page.locator(".jp-Notebook .jp-CodeCell").first.wait_for(timeout=60_000)
     page.get_by_text(re.compile(r"\| Idle$")).first.wait_for(timeout=60_000)
     page.get_by_role("menuitem", name="Run", exact=True).click()
@@ -104,10 +120,28 @@ def test_directives_and_formulas_render(notebook: Page) -> None:
     for markup in (":::", "```", "{prf:", "{exercise", "{solution", "{math}", "{eq}`", "{cite", "{admonition", "$$"):
         assert markup not in prose
     assert re.search(r"^Proof", prose, re.MULTILINE)
-    assert re.search(r"^(Theorem|Proposition|Lemma|Corollary) 1", prose, re.MULTILINE)
-    assert re.search(r"^Exercise 1", prose, re.MULTILINE)
+    assert re.search(r"^(Theorem|Proposition|Lemma|Corollary) 2.1", prose, re.MULTILINE)
+    assert re.search(r"^Exercise 2.1", prose, re.MULTILINE)
     assert notebook.locator(".jp-MarkdownCell .katex").count() > 10
     assert notebook.locator(".jp-MarkdownCell .katex-error").count() == 0
+
+
+def test_reads_as_the_page_does(notebook: Page, chromium: Browser) -> None:
+    """The rendered text is the page's, word for word: citations, numbers, glossary terms, titles, folded solutions."""
+    shown = notebook.evaluate(RENDERED, [".jp-MarkdownCell .myst", LAB_LEFT_OUT])
+    page = chromium.new_page()
+    page.goto(PAGE.as_uri())
+    expected = page.evaluate(RENDERED, ["article.bd-article", PAGE_LEFT_OUT])
+    page.close()
+    own = [text for text in shown if not re.match(r"Fig\. |Works cited", text)]
+    assert words(own) == words(expected)
+
+
+def test_formulas_have_the_pages_numbers(notebook: Page) -> None:
+    tags = notebook.evaluate("[...document.querySelectorAll('.jp-MarkdownCell .katex .tag')].map(e => e.textContent)")
+    numbers = re.findall(r'class="eqno">\(([\d.]+)\)', PAGE.read_text(encoding="utf-8"))
+    assert [tag.strip("()\u200b ") for tag in tags] == numbers
+    assert len(numbers) > 5
 
 
 def test_kernel_answers_between_the_nodes(notebook: Page, record_property: Callable[[str, object], None]) -> None:

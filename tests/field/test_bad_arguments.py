@@ -92,7 +92,7 @@ CALLS = [
     (loss_influence, {"loss": lambda t: t.sum(-1), "fit": lambda w: w.cumsum(-1), "sample_weights": torch.ones(2, 6)}),
     (poison, {"fit": lambda data: data.sum(-2), "loss": lambda t: t.sum(-1), "data": FEATURES, "radius": 0.1,
               "movable": torch.ones(6, dtype=torch.bool), "steps": 2, "step_size": 0.1}),
-    (cg, {"operator": IDENTITY, "b": X, "tolerance": 1e-5, "max_iterations": 9}),
+    (cg, {"operator": IDENTITY, "b": X, "tolerance": 1e-5, "max_iterations": 9, "on_failure": "raise"}),
     (gmres, {"operator": IDENTITY, "b": X, "tolerance": 1e-5, "restart": 9, "max_restarts": 2}),
     (SGD, {"lr": 0.1, "momentum": 0.9}),
     (Adam, {"lr": 0.1, "betas": (0.9, 0.99), "eps": 1e-8}),
