@@ -1,10 +1,12 @@
 """A chapter's explorers as its notebook makes them: only the statements that an explorer's cell needs are executed."""
 
 import ast
+import builtins
+import dis
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
+from types import CodeType, SimpleNamespace
 from typing import Any
 
 import diffopt_lib.widgets
@@ -34,25 +36,37 @@ def statements(path: Path) -> Iterator[tuple[int, ast.stmt]]:
                 yield number, statement
 
 
-def names(statement: ast.AST) -> tuple[set[str], set[str]]:
-    """The names that a statement sets (or writes into) and those that it reads."""
-    written, read = set(), set()
-    for node in ast.walk(statement):
-        if isinstance(node, ast.Name):
-            (read if isinstance(node.ctx, ast.Load) else written).add(node.id)
-        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
-            written.add(node.name)
-        elif isinstance(node, ast.alias):
-            written.add((node.asname or node.name).partition(".")[0])
-        elif isinstance(node, ast.Subscript | ast.Attribute) and isinstance(node.ctx, ast.Store):
-            written |= {inner.id for inner in ast.walk(node.value) if isinstance(inner, ast.Name)}
+def instructions(code: CodeType) -> Iterator[dis.Instruction]:
+    """Those of the code and of the functions and comprehensions in it."""
+    yield from dis.get_instructions(code)
+    for inner in code.co_consts:
+        if isinstance(inner, CodeType):
+            yield from instructions(inner)
+
+
+def names(statement: ast.stmt) -> tuple[set[str], set[str], set[str]]:
+    """The notebook's names, no function's own, that a statement sets anew, those it changes, and those it reads."""
+    code = compile(ast.Module([statement], []), "statement", "exec")
+    steps = list(instructions(code))
+    stored = {step.argval for step in steps if step.opname in ("STORE_NAME", "STORE_GLOBAL")}
+    read = {step.argval for step in steps if step.opname in ("LOAD_NAME", "LOAD_GLOBAL")}
+    changed = {
+        inner.id
+        for node in ast.walk(statement)
+        if isinstance(node, ast.Subscript | ast.Attribute) and isinstance(node.ctx, ast.Store)
+        for inner in ast.walk(node.value)
+        if isinstance(inner, ast.Name)
+    }
     # What a call as a statement of its own does, it does to what it is called on.
-    if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
-        called = statement.value.func
-        while isinstance(called, ast.Attribute):
-            called = called.value
-        written |= {called.id} if isinstance(called, ast.Name) else set()
-    return written, read
+    for node in ast.walk(statement):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+            called = node.value.func
+            while isinstance(called, ast.Attribute):
+                called = called.value
+            changed |= {called.id} if isinstance(called, ast.Name) else set()
+    certain = isinstance(statement, ast.Assign | ast.AnnAssign | ast.FunctionDef | ast.ClassDef)
+    changed -= set(dir(builtins))
+    return (stored, changed, read) if certain else (set(), stored | changed, read)
 
 
 def needed(path: Path) -> list[ast.stmt]:
@@ -66,13 +80,18 @@ def needed(path: Path) -> list[ast.stmt]:
     }
     if path.relative_to(ROOT).as_posix() in TRAINED:
         return [statement for number, statement in listed if number <= max(wanted_cells)]
-    kept, wanted = [], {"torch", "plt"}
+    kept: list[ast.stmt] = []
+    wanted, later = {"torch", "plt"}, set[str]()
     for number, statement in reversed(listed):
-        written, read = names(statement)
+        stored, changed, read = names(statement)
         is_docstring = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
-        if not is_docstring and (number in wanted_cells or written & wanted):
+        if not is_docstring and (number in wanted_cells or (stored | changed) & (wanted | later)):
             kept.append(statement)
-            wanted |= read
+            wanted -= stored  # whatever had these names before is not what is read
+            if isinstance(statement, ast.FunctionDef | ast.ClassDef):
+                later |= read  # when it is called
+            else:
+                wanted |= read
     return kept[::-1]
 
 
