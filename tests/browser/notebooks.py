@@ -61,6 +61,8 @@ def names(statement: ast.stmt) -> tuple[set[str], set[str], set[str]]:
     for node in ast.walk(statement):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
             called = node.value.func
+            if isinstance(called, ast.Attribute) and called.attr.startswith("assert"):
+                continue
             while isinstance(called, ast.Attribute):
                 called = called.value
             changed |= {called.id} if isinstance(called, ast.Name) else set()
@@ -82,7 +84,7 @@ def needed(path: Path) -> list[ast.stmt]:
         return [statement for number, statement in listed if number <= max(wanted_cells)]
     kept: list[ast.stmt] = []
     wanted, later = {"torch", "plt"}, set[str]()
-    for number, statement in reversed(listed):
+    for number, statement in reversed([found for found in listed if found[0] <= max(wanted_cells)]):
         stored, changed, read = names(statement)
         is_docstring = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
         if not is_docstring and (number in wanted_cells or (stored | changed) & (wanted | later)):
