@@ -3,6 +3,8 @@
 // What scrolls sideways can be reached with the keyboard: formulas and tables become stops of the Tab key while they
 // are wider than the page, and only then.
 
+/** Less than this is an accent beside its letter, and nothing that one would scroll to. */
+const SLACK_PX = 4;
 const SCROLLS = "mjx-container, div.math, .pst-scrollable-table-container, .output, .output div, pre";
 
 /** @param {HTMLElement} element */
@@ -14,7 +16,7 @@ function reachable(element) {
 function addStops() {
   const elements = /** @type {HTMLElement[]} */ ([...document.querySelectorAll(`.bd-article :is(${SCROLLS})`)]);
   // All sizes first, then all changes, so that the page is laid out once.
-  const wide = elements.filter((element) => element.scrollWidth > element.clientWidth + 1);
+  const wide = elements.filter((element) => element.scrollWidth > element.clientWidth + SLACK_PX);
   for (const element of elements) {
     if (element.dataset.stop && !wide.includes(element)) {
       element.removeAttribute("tabindex");
@@ -62,6 +64,7 @@ addEventListener("afterprint", () => {
 
 addEventListener("load", async () => {
   await /** @type {any} */ (window).MathJax?.startup?.promise;
+  await document.fonts.ready; // formulas have their widths once their letters are there
   measureFormulas();
   addStops();
   let waiting = 0;

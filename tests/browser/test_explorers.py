@@ -12,7 +12,7 @@ import pytest
 from bs4 import BeautifulSoup
 from explorers import set_context, state, wait_until_mounted
 from notebooks import Recorder, explorers_of
-from pages import HTML, book_pages, chapters, pages
+from pages import HTML, chapters, pages
 from playwright.sync_api import Browser, Locator
 from visit import PHONE, visit
 
@@ -199,13 +199,6 @@ def test_on_a_phone_the_figure_stays_in_view_of_every_control(
             assert reach.nth(i).bounding_box()["width"] >= 43.5
         assert visited.page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
     assert visited.errors == []
-
-
-@pytest.mark.parametrize("page", book_pages())
-def test_formulas_are_no_tab_stops(chromium: Browser, html: Path, page: str) -> None:
-    with visit(chromium, html / page) as visited:
-        assert visited.page.locator("mjx-container").count() > 300 or "/04_" not in page
-        assert visited.page.locator("mjx-container[tabindex='0'], mjx-container [tabindex='0']").count() == 0
 
 
 @each_explorer

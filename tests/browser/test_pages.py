@@ -28,6 +28,20 @@ BAD_IMAGES = """() => [...document.querySelectorAll("img")]
 TOO_WIDE = """() => document.documentElement.scrollWidth <= innerWidth ? [] :
   [...document.querySelectorAll("main *")].filter(e => e.getBoundingClientRect().right > innerWidth + 1)
   .map(e => e.outerHTML.slice(0, 120)).concat([`page: ${document.documentElement.scrollWidth} > ${innerWidth}`])"""
+# Of each formula, whether it is a stop of the Tab key, and how far it can be scrolled: tried, not measured.
+FORMULAS = """async () => {
+  await document.fonts.ready;
+  await new Promise(done => setTimeout(() => requestAnimationFrame(() => requestAnimationFrame(done)), 100));
+  return [...document.querySelectorAll("mjx-container")].map(formula => {
+    formula.scrollLeft = 1000;
+    const scrolled = formula.scrollLeft;
+    formula.scrollLeft = 0;
+    const stops = [formula, ...formula.querySelectorAll("[tabindex]")].filter(e => e.tabIndex === 0).length;
+    return {stops, scrolled, text: formula.textContent.slice(0, 60)};
+  });
+}"""
+HAIR = 4
+"""Pixels: by so little a formula may scroll without being a stop."""
 
 
 def test_every_page_of_the_contents_is_built(html: Path) -> None:
@@ -45,6 +59,20 @@ def test_page(chromium: Browser, html: Path, page: str, viewport: dict[str, int]
         assert visited.page.locator("h1").count() >= 1
     assert visited.external == []
     assert visited.errors == []
+
+
+@pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
+@pytest.mark.parametrize("page", book_pages())
+def test_the_tab_key_stops_at_formulas_that_scroll_and_at_no_other(
+    chromium: Browser, html: Path, page: str, viewport: dict[str, int]
+) -> None:
+    """Hundreds of stops would stand between the keyboard and the explorers; what scrolls needs one to be read."""
+    with visit(chromium, html / page, viewport) as visited:
+        formulas = visited.page.evaluate(FORMULAS)
+    assert len(formulas) > 300 or "/04_" not in page
+    assert [f for f in formulas if f["stops"] != (f["scrolled"] > HAIR)] == []
+    # A formula that is cut is an exception, on a phone as well, and so is one that is cut within a line of text.
+    assert sum(f["stops"] for f in formulas) <= (0.01 if viewport == DESKTOP else 0.1) * len(formulas) + 1
 
 
 @pytest.mark.parametrize("page", chapters())
