@@ -11,10 +11,10 @@ are the coefficients in τ_t. Minimising over u_t gives u_t = K_t x_t + k_t, and
     ( V_t   K_tᵀ    )     ( Q_xx  0 )
     ( K_t   −Q_uu⁻¹ )  =  ( 0     0 )  −  P_t,     P_t = WᵀW,   W = L⁻¹ (Q_ux, I),   Q_uu = L Lᵀ            (3)
 
-with k_t = −Q_uu⁻¹ q_u and v_t = q_x + K_tᵀ q_u. The costate, the slope of the cost-to-go in x_t, is λ_t = V_t x_t + v_t.
-These matrices depend on C and F alone: they are the *factorisation* of the optimality conditions of (1), a symmetric
-system in τ and λ. A *sweep* solves it for one more (c, f, x_1). With A_t = F_x + F_u K_t it is two linear recursions,
-and all else is outside of the loops:
+with k_t = −Q_uu⁻¹ q_u and v_t = q_x + K_tᵀ q_u. The costate, the slope of the cost-to-go in x_t, is
+λ_t = V_t x_t + v_t. These matrices depend on C and F alone: they are the *factorisation* of the optimality conditions
+of (1), a symmetric system in τ and λ. A *sweep* solves it for one more (c, f, x_1). With A_t = F_x + F_u K_t it is two
+linear recursions, and all else is outside of the loops:
 
     v_t = (I, K_tᵀ)(c_t + F_tᵀ V_{t+1} f_t) + A_tᵀ v_{t+1},      x_{t+1} = A_t x_t + F_u k_t + f_t           (4)
 
