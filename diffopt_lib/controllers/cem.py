@@ -147,17 +147,7 @@ def cem(
     seeds = _seeds(iterations, generator, mean.detach())
 
     start = (mean, std)
-    zero = torch.zeros_like(mean[..., 0])
-    state: tuple[Tensor, ...] = (mean, std, zero, zero + math.inf)
-    kept = {"truncated": min(truncate, iterations), "implicit": 0}.get(gradient, iterations)
-    parameters = (low, high, floor, tau, *hidden)
-    with torch.no_grad():
-        state = step.repeat(seeds[: iterations - kept], state, parameters)
-    if kept < iterations:
-        state = tuple(v.detach() for v in state)
-    state = _differentiably(step, seeds[iterations - kept :], state, parameters, gradient == "checkpoint")
-    mean, std, spent, _ = state
-
+    mean, std, spent = _iterate(step, seeds, start, (low, high, floor, tau, *hidden), gradient, truncate)
     y = polish(f, start, mean, std, low, high, on_failure) if gradient == "implicit" else mean
     finite = torch.isfinite(y.detach()).all(-1)
     reached = (std.detach() <= (math.inf if tolerance is None else floor.clamp_min(tolerance))).all(-1)
@@ -167,6 +157,26 @@ def cem(
     converged = status == SOLVED
     y = mark_failures(y, converged, on_failure)
     return CEMSolution(y, mean, std, converged, spent.detach().long(), largest(std.detach()), status)
+
+
+def _iterate(
+    step: Step,
+    seeds: list[int],
+    start: tuple[Tensor, Tensor],
+    parameters: tuple[Tensor, ...],
+    gradient: CEMGradient,
+    truncate: int,
+) -> tuple[Tensor, ...]:
+    """μ, σ and the number of iterations, of which as many are in the graph as ``gradient`` says."""
+    kept = {"truncated": min(truncate, len(seeds)), "implicit": 0}.get(gradient, len(seeds))
+    first, last = seeds[: len(seeds) - kept], seeds[len(seeds) - kept :]
+    zero = torch.zeros_like(start[0][..., 0])
+    state: tuple[Tensor, ...] = (*start, zero, zero + math.inf)
+    with torch.no_grad():
+        state = step.repeat(first, state, parameters)
+    if first:
+        state = tuple(v.detach() for v in state)
+    return _differentiably(step, last, state, parameters, gradient == "checkpoint")[:3]
 
 
 def _differentiably(
