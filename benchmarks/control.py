@@ -1,20 +1,23 @@
 """Linear-quadratic control with and without bounds: forward and backward, every parameter batched and with a gradient.
 
-The table of sizes, and how time grows with the batch and with the horizon.
+The table of sizes, and how time grows with the batch and with the horizon. On a CPU time is the processor's, of all
+threads, so that neighbours on the machine do not count; a method gets at most seven turns or three seconds of a case.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+import time
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from . import run
 from .control_problems import Control, random_control
-from .method import Case, Forward, Method, by_autograd, cpu_and_double_only
+from .method import Case, Forward, Method, Problem, by_autograd, cpu_and_double_only
 
 COLUMNS = ("batch", "horizon", "states", "controls", "bound")
 FREE, TIGHT = None, 0.5  # bounds on the controls
@@ -155,6 +158,11 @@ def _case(table: str, sizes: tuple[Any, ...], dtype: torch.dtype = torch.float64
 def targets(device: str) -> list[dict[str, Any]]:
     """How many times as long as ours a method should take, at least."""
     return [{"method": "mpc.pytorch", "sizes": dict(zip(COLUMNS, TABLE[0], strict=True)), "ratio": 12}]
+
+
+def measure(problem: Problem, methods: list[Method], device: torch.device, turns: int = 7) -> list[dict[str, Any]]:
+    clock = time.perf_counter if device.type == "cuda" else time.process_time
+    return run.measure(problem, methods, device, turns=turns, seconds=3.0, clock=clock)
 
 
 problem = random_control

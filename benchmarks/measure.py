@@ -60,6 +60,7 @@ def take_turns(
     synchronise: Callable[[], None],
     turns: int = TURNS,
     seconds: float = SECONDS,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Timing]:
     """Time every method: warm-up first, then one turn each, round after round.
 
@@ -69,6 +70,7 @@ def take_turns(
         synchronise: waits for the device.
         turns: at most, for each method.
         seconds: after which a method takes no further turn, warm-up aside.
+        clock: ``time.process_time`` on a machine whose cores are wanted by others.
     """
     timings = {name: Timing() for name in methods}
     forwards: dict[str, Forward] = {}
@@ -76,7 +78,7 @@ def take_turns(
 
     def turn(timing: Timing, name: str) -> None:
         torch.set_num_threads(threads)  # some methods set it to 1 for everybody
-        _turn(timing, forwards[name], cotangent, synchronise)
+        _turn(timing, forwards[name], cotangent, synchronise, clock)
 
     for name, prepare in methods.items():
         try:
@@ -97,15 +99,21 @@ def take_turns(
                 timings[name].error = f"{type(error).__name__}: {str(error)[:200]}"
 
 
-def _turn(timing: Timing, forward: Forward, cotangent: Tensor, synchronise: Callable[[], None]) -> None:
+def _turn(
+    timing: Timing,
+    forward: Forward,
+    cotangent: Tensor,
+    synchronise: Callable[[], None],
+    clock: Callable[[], float],
+) -> None:
     synchronise()
-    start = time.perf_counter()
+    start = clock()
     timing.y, pull = forward()
     synchronise()
-    middle = time.perf_counter()
+    middle = clock()
     timing.gradients = pull(cotangent)
     synchronise()
-    end = time.perf_counter()
+    end = clock()
     timing.forward.append(middle - start)
     timing.backward.append(end - middle)
 

@@ -70,8 +70,9 @@ def choose(methods: list[Method], only: list[str] | None) -> list[Method]:
     return [method for method in methods if only is None or method.name in only]
 
 
-def measure(problem: Problem, methods: list[Method], device: torch.device, **turns: int) -> list[dict[str, Any]]:
-    """Time, memory and accuracy of every method on one batch of problems, or why there are none."""
+def measure(problem: Problem, methods: list[Method], device: torch.device, **turns: Any) -> list[dict[str, Any]]:
+    """Time, memory and accuracy of every method on one batch of problems, or why there are none; ``turns`` says how
+    many, for how long and by which clock (:func:`.measure.take_turns`)."""
     generator = torch.Generator().manual_seed(1)
     cotangent = torch.randn(problem.y_shape, generator=generator).to(problem.parameters[0])
     absent = {method.name: reason for method in methods if (reason := method.missing() or method.limits(problem))}

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor
 
+from ..batch.products import or_one
 from ..batch.rows import iterate, only_on, relay
 from .riccati import Factor, Sweep, factorise, find_policy, follow, sweep
 
@@ -29,6 +30,7 @@ ROUNDS = 6  # of the active set method, before the interior point method goes on
 NEAR = 1e-3  # complementarity, relative to the first, below which the interior point method asks the active set method
 STEP_BACK = 0.99  # how much of the way to a bound an interior step may go
 INTERIOR = 0.1  # how far inside of the bounds the interior point method begins, relative to the width between them
+SLIGHT = 1e-10  # price on controls, relative to the largest cost, with which a convex problem has a minimum
 SLIP = 1e-10  # relative violation that is taken for rounding
 
 
@@ -175,9 +177,11 @@ def _nearer(at: Interior) -> Tensor:
 
 
 def _begin(problem: Boxed) -> Interior:
-    """The unconstrained controls moved inside, with multipliers of the size of the slope there."""
+    """The unconstrained controls moved inside, with multipliers of the size of the slope there. Where a control is
+    cheap, and only its bounds hold it, there are none without a slight price on it."""
     lower, upper, n = problem.lower, problem.upper, problem.x1.shape[-2]
-    _, free = problem.held((lower == upper).long())
+    price = SLIGHT * or_one(problem.C.abs().amax((0, 2, 3), keepdim=True)).expand_as(lower)
+    free = sweep(factorise(problem.C, problem.F, _fixed(problem), price), problem.c, problem.f, problem.x1)
     width = upper - lower
     margin = INTERIOR * torch.where(width.isfinite(), width, 1 + torch.where(lower.isfinite(), lower, upper).abs())
     u = torch.maximum(torch.minimum(free.tau[..., n:, :], upper - margin), lower + margin)

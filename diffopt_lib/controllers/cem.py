@@ -6,12 +6,13 @@ To minimise f, draw samples y_i ~ N(μ, σ²), weigh the best of them, and fit �
 
 With hard top-k, w is the indicator of the k elites and says nothing about how f chose them. The soft one,
 
-    w = argmax_w  sᵀw + τ H_b(w)   s.t.  0 ≤ w ≤ 1,  Σ w_i = k,       s_i = −(f(y_i) − mean f) / (std f + 1e-6)   (2)
+    w = argmax_w  sᵀw + τ H_b(w)   s.t.  0 ≤ w ≤ 1,  Σ w_i = k,       s_i = −(f(y_i) − mean f) / (std f + ε)      (2)
 
 is a layer (:func:`diffopt_lib.layers.soft_top_k`), so that μ after all iterations is a differentiable function of
 everything that f depends on, and of the first μ and σ. As τ → 0 it becomes the classical method. The values are
 standardised, or else τ would mean something different for every f and at every iteration; the published code's ``temp``
-is 1/τ.
+is 1/τ. Its ε is 10⁻⁶; here that is 10⁻⁶ of std f in the first iteration where that is below 1, or else an f in large
+units, whose values are small, would have no elites.
 
 Chapter: book/2_differentiable/11_cem. Source: Amos & Yarats, The differentiable cross-entropy method, 2020, alg. 1.
 """
@@ -30,8 +31,7 @@ from ..autograd.closure import make_explicit
 from ..autograd.opaque import opaque
 from ..autograd.precision import full_precision
 from ..batch.products import largest
-from ..minimize import argmin
-from ..solution import SOLVED, STUCK, UNDEFINED, OnFailure, SolverError, failed_indices, mark_failures, raise_failed
+from ..solution import SOLVED, STUCK, UNDEFINED, OnFailure, mark_failures, raise_failed
 from ..unroll import checkpointed
 from ..validate import (
     check_callable,
@@ -48,9 +48,7 @@ from ..validate import (
 )
 from .arguments import check_order, read_bound
 from .cross_entropy import Step
-
-# ∇f at the mean, relative to where the search began, beyond which no minimum of a smooth f is near.
-NEARLY_FLAT = 0.05
+from .polish import polish
 
 CEMGradient = Literal["unroll", "checkpoint", "truncated", "implicit"]
 
@@ -92,7 +90,7 @@ def cem(
     generator: torch.Generator | None = None,
     normalize: bool = True,
     momentum: float = 0.0,
-    min_std: float = 1e-6,
+    min_std: float | None = None,
     tolerance: float | None = None,
     gradient: CEMGradient = "unroll",
     truncate: int = 1,
@@ -103,7 +101,7 @@ def cem(
     Args:
         f: ``f(y)`` of shape ``(*batch,)`` for y ``(*batch, n)``, as for :func:`diffopt_lib.argmin`. It is called on all
             samples at once through ``torch.func.vmap``.
-        mean, std: of the first distribution, ``(*batch, n)``; σ > 0.
+        mean, std: of the first distribution, ``(*batch, n)``; σ > 0. A mean outside of the bounds is moved to them.
         samples, elites, iterations: how many; 1 ≤ elites ≤ samples.
         tau: the temperature τ of (2); 0 for hard elites, whose gradient knows only how the samples depend on μ and σ.
         lower, upper: samples are moved between these bounds, numbers or tensors ``(*batch, n)``. Infinite or ±1e20 is
@@ -111,7 +109,7 @@ def cem(
         generator: of the samples. The same seed gives the same result, whatever the gradient mode.
         normalize: standardise the values, as in (2); without it τ is in the units of f.
         momentum: μ ← momentum · μ + (1 − momentum) · μ', and so for σ.
-        min_std: σ does not fall below it.
+        min_std: σ does not fall below it; 10⁻⁶ by default, or 10⁻⁶ of the first σ where that is below 1.
         tolerance: an element stops when its largest σ is at most this. None for all iterations.
         gradient: ``"unroll"``: through all iterations; memory grows with their number times that of f on all samples.
             ``"checkpoint"``: the same gradient with the memory of √iterations, for one more pass. ``"truncated"``:
@@ -135,35 +133,50 @@ def cem(
     check_count("truncate", truncate, 1)
     if tolerance is not None:
         check_size("tolerance", tolerance)
-    check_size("min_std", min_std)
+    if min_std is not None:
+        check_size("min_std", min_std)
     low, high = _bounds(lower, upper, mean)
     tau = per_problem("tau", tau, mean, "mean")
     explicit, hidden, value = make_explicit(f, mean)
     batch = torch.broadcast_shapes(value.shape, mean.shape[:-1], std.shape[:-1], low.shape[:-1], high.shape[:-1])
     mean, std = (v.expand(*batch, mean.shape[-1]) for v in (mean, std))
-    step = Step(explicit, samples, elites, normalize, momentum, min_std, tolerance or 0.0, _is_zero(tau))
+    _check_values(f, mean, value)
+    mean = torch.maximum(torch.minimum(mean, high), low)
+    floor = 1e-6 * std.clamp_max(1) if min_std is None else torch.full_like(std, min_std)
+    step = Step(explicit, samples, elites, normalize, momentum, tolerance or 0.0, _is_zero(tau))
     seeds = _seeds(iterations, generator, mean.detach())
 
     start = (mean, std)
-    state: tuple[Tensor, ...] = (mean, std, torch.zeros_like(mean[..., 0]))
-    kept = {"truncated": min(truncate, iterations), "implicit": 0}.get(gradient, iterations)
-    parameters = (low, high, tau, *hidden)
-    with torch.no_grad():
-        state = step.repeat(seeds[: iterations - kept], state, parameters)
-    if kept < iterations:
-        state = tuple(v.detach() for v in state)
-    state = _differentiably(step, seeds[iterations - kept :], state, parameters, gradient == "checkpoint")
-    mean, std, spent = state
-
-    y = _polished(f, start, mean, std, low, high, on_failure) if gradient == "implicit" else mean
+    mean, std, spent = _iterate(step, seeds, start, (low, high, floor, tau, *hidden), gradient, truncate)
+    y = polish(f, start, mean, std, low, high, on_failure) if gradient == "implicit" else mean
     finite = torch.isfinite(y.detach()).all(-1)
-    reached = largest(std.detach()) <= (math.inf if tolerance is None else max(tolerance, min_std))
+    reached = (std.detach() <= (math.inf if tolerance is None else floor.clamp_min(tolerance))).all(-1)
     status = torch.where(finite, torch.where(reached, SOLVED, STUCK), UNDEFINED)
     if on_failure == "raise":
         opaque(_raise_failed, status)
     converged = status == SOLVED
     y = mark_failures(y, converged, on_failure)
     return CEMSolution(y, mean, std, converged, spent.detach().long(), largest(std.detach()), status)
+
+
+def _iterate(
+    step: Step,
+    seeds: list[int],
+    start: tuple[Tensor, Tensor],
+    parameters: tuple[Tensor, ...],
+    gradient: CEMGradient,
+    truncate: int,
+) -> tuple[Tensor, ...]:
+    """μ, σ and the number of iterations, of which as many are in the graph as ``gradient`` says."""
+    kept = {"truncated": min(truncate, len(seeds)), "implicit": 0}.get(gradient, len(seeds))
+    first, last = seeds[: len(seeds) - kept], seeds[len(seeds) - kept :]
+    zero = torch.zeros_like(start[0][..., 0])
+    state: tuple[Tensor, ...] = (*start, zero, zero + math.inf)
+    with torch.no_grad():
+        state = step.repeat(first, state, parameters)
+    if first:
+        state = tuple(v.detach() for v in state)
+    return _differentiably(step, last, state, parameters, gradient == "checkpoint")[:3]
 
 
 def _differentiably(
@@ -181,47 +194,6 @@ def _differentiably(
 
         state = checkpointed(segment, *state, *parameters)
     return state
-
-
-def _polished(
-    f: Callable[[Tensor], Tensor],
-    start: tuple[Tensor, Tensor],
-    mean: Tensor,
-    std: Tensor,
-    lower: Tensor,
-    upper: Tensor,
-    on_failure: OnFailure,
-) -> Tensor:
-    """argmin f near the mean, with coordinates that touch a bound, and are pushed towards it, held there."""
-
-    def slope(y: Tensor) -> Tensor:
-        return torch.func.grad(lambda y: f(y).sum())(y).detach()
-
-    g, near = slope(mean), 2 * std
-    at_lower, at_upper = (mean <= lower + near) & (g > 0), (mean >= upper - near) & (g < 0)
-    bound = torch.where(at_lower, lower, torch.where(at_upper, upper, 0))
-    held = at_lower | at_upper
-
-    def of_free(y: Tensor) -> Tensor:
-        return f(torch.where(held, bound, y)) + 0.5 * torch.where(held, y - bound, 0).square().sum(-1)
-
-    y = argmin(of_free, torch.where(held, bound.detach(), mean), on_failure=on_failure).y
-    usual = largest(torch.stack([slope(start[0] + sign * start[1]) for sign in (-1, 1)], -1).flatten(-2))
-    before, after = (largest(torch.where(held, 0, v)) / (usual + 1e-6) for v in (g, slope(y.detach())))
-    smooth = (before <= NEARLY_FLAT) & (after <= (1e-6 if y.dtype == torch.float64 else 1e-3))
-    if on_failure == "raise":
-        opaque(_refuse, smooth, before)
-    return mark_failures(y, smooth, on_failure)
-
-
-def _refuse(smooth: Tensor, slope: Tensor) -> tuple[Tensor]:
-    if not smooth.all():
-        raise SolverError(
-            f"∇f is not small at the mean ({slope[~smooth].max().item():.1e} of what it is a standard deviation from "
-            "the first one), so that the implicit function theorem does not apply: more iterations, or f has a kink.",
-            failed_indices(~smooth),
-        )
-    return (smooth,)
 
 
 def _seeds(iterations: int, generator: torch.Generator | None, like: Tensor) -> list[int]:
@@ -268,6 +240,17 @@ def _bounds(lower: float | Tensor | None, upper: float | Tensor | None, mean: Te
         bounds.append(bound.expand(*bound.shape[:-1], mean.shape[-1]))
     check_order("lower", bounds[0], "upper", bounds[1])
     return bounds
+
+
+@torch.no_grad()
+def _check_values(f: Callable[[Tensor], Tensor], mean: Tensor, value: Tensor) -> None:
+    """That f has a value for every element: one that adds up the batch would tie its elements together."""
+    batch = mean.shape[:-1]
+    if value.shape != batch and (value := f(mean.detach())).shape != batch:
+        raise ValueError(
+            f"f(y) must have the batch shape of y, got {tuple(value.shape)} for y {tuple(mean.shape)} with the batch "
+            "of all arguments"
+        )
 
 
 def _check(mean: Tensor, std: Tensor, samples: int, elites: int, iterations: int, momentum: float) -> None:

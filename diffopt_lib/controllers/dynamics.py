@@ -99,6 +99,7 @@ class Pendulum(nn.Module):
 
     def forward(self, x: Tensor, u: Tensor) -> Tensor:
         """The state after the time step, ``(*batch, 3)``."""
+        _check_sizes(self, x, u)
         cos, sin, velocity = x.unbind(-1)
         torque = 3 * u.squeeze(-1) / (self.mass * self.length.square())
 
@@ -160,6 +161,7 @@ class CartPole(nn.Module):
 
     def forward(self, x: Tensor, u: Tensor) -> Tensor:
         """The state after the time step, ``(*batch, 5)``."""
+        _check_sizes(self, x, u)
         position, speed, cos0, sin0, velocity = x.unbind(-1)
         force, mass = u.squeeze(-1), self.cart + self.pole
 
@@ -238,6 +240,12 @@ class MLPDynamics(nn.Module):
     def forward(self, x: Tensor, u: Tensor) -> Tensor:
         """The next state, ``(*batch, n)``."""
         return x + self.network(torch.cat([x, u], dim=-1))
+
+
+def _check_sizes(system: Pendulum | CartPole, x: Tensor, u: Tensor) -> None:
+    for name, v, size in (("x", x, system.n), ("u", u, system.m)):
+        if v.shape[-1:] != (size,):
+            raise ValueError(f"{name} must have shape (*batch, {size}), got {tuple(v.shape)}")
 
 
 def _turned(cos: Tensor, sin: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:

@@ -131,24 +131,25 @@ def unpack(z: Tensor, data: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     return z[..., : T * k].reshape(*batch, T, k), z[..., T * k :].reshape(*batch, T, n)
 
 
-def stationarity_and_dynamics(
-    tau: Tensor, costate: Tensor, x_init: Tensor, C: Tensor, c: Tensor, F: Tensor, f: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The two parts of (2), ``(*batch, T, n + m)`` and ``(*batch, T, n)``."""
-    n = costate.shape[-1]
-    x, before_last = tau[..., :n], tau[..., :-1, :]
+def stationarity(tau: Tensor, costate: Tensor, C: Tensor, c: Tensor, F: Tensor) -> Tensor:
+    """The first part of (2), ``(*batch, T, n + m)``."""
     of_future = torch.nn.functional.pad(product(F.mT, costate[..., 1:, :]), (0, 0, 0, 1))
-    of_present = torch.nn.functional.pad(costate, (0, tau.shape[-1] - n))
-    stationarity = product(torch.lerp(C, C.mT, 0.5), tau) + c + of_future - of_present
+    of_present = torch.nn.functional.pad(costate, (0, tau.shape[-1] - costate.shape[-1]))
+    return product(torch.lerp(C, C.mT, 0.5), tau) + c + of_future - of_present
+
+
+def motion(tau: Tensor, x_init: Tensor, F: Tensor, f: Tensor) -> Tensor:
+    """The other two, ``(*batch, T, n)``."""
+    x = tau[..., : F.shape[-2]]
     first = (x_init.unsqueeze(-2) - x[..., :1, :]).expand(x[..., :1, :].shape)
-    return stationarity, torch.cat([first, product(F, before_last) + f - x[..., 1:, :]], dim=-2)
+    return torch.cat([first, product(F, tau[..., :-1, :]) + f - x[..., 1:, :]], dim=-2)
 
 
 def conditions(z: Tensor, x_init: Tensor, C: Tensor, c: Tensor, F: Tensor, f: Tensor, *_factor: Tensor) -> Tensor:
     """Eq. (2), ``(*batch, T (2n + m))``, for z = (τ, λ); all have the same number of batch dimensions."""
     tau, costate = unpack(z, (x_init, C, c, F, f))
-    stationarity, dynamics = stationarity_and_dynamics(tau, costate, x_init, C, c, F, f)
-    return torch.cat([stationarity.flatten(-2), dynamics.flatten(-2)], dim=-1)
+    parts = stationarity(tau, costate, C, c, F), motion(tau, x_init, F, f)
+    return torch.cat([part.flatten(-2) for part in parts], dim=-1)
 
 
 def solve_conditions(operator: LinearOperator, rhs: Tensor) -> Tensor:
@@ -182,9 +183,8 @@ def as_sweep(rhs: Tensor, C: Tensor, F: Tensor) -> tuple[tuple[Tensor, Tensor, T
 def lagrangian(z: Tensor, x_init: Tensor, C: Tensor, c: Tensor, F: Tensor, f: Tensor) -> Tensor:
     """The cost and λᵀ the equations of motion, ``(*batch,)``."""
     tau, costate = unpack(z, (x_init, C, c, F, f))
-    _, dynamics = stationarity_and_dynamics(tau, costate, x_init, C, c, F, f)
     cost = 0.5 * tau * product(C, tau) + c * tau
-    return cost.sum((-2, -1)) + (costate * dynamics).sum((-2, -1))
+    return cost.sum((-2, -1)) + (costate * motion(tau, x_init, F, f)).sum((-2, -1))
 
 
 def product(M: Tensor, v: Tensor) -> Tensor:
@@ -242,7 +242,7 @@ def columns_for(batch: torch.Size, C: Tensor, F: Tensor) -> int:
 def time_first(C: Tensor, F: Tensor, T: int) -> tuple[Tensor, Tensor]:
     """C, symmetric, and F as ``(T, N, ·, ·)`` and ``(T − 1, N, ·, ·)``, N = 1 where they are shared, in float64."""
     shared = matrix_batch(C, F)
-    C, F = (flatten(M, 3, shared).double().movedim(1, 0) for M in (torch.lerp(C, C.mT, 0.5), F))
+    C, F = (flatten(M, 3, shared).double().movedim(1, 0).contiguous() for M in (torch.lerp(C, C.mT, 0.5), F))
     return C.expand(T, -1, -1, -1), F.expand(T - 1, -1, -1, -1) if T > 1 else F[:0]
 
 

@@ -6,13 +6,15 @@ Dynamic programming goes backwards. If ½ xᵀV_{t+1}x + v_{t+1}ᵀx is what the
 
     Q_t = C_t + F_tᵀ V_{t+1} F_t,      q_t = c_t + F_tᵀ (V_{t+1} f_t + v_{t+1})                              (2)
 
-are the coefficients in τ_t. Minimising over u_t, with Q_uu = L Lᵀ and Y = L⁻¹ Q_ux, gives u_t = K_t x_t + k_t,
+are the coefficients in τ_t. Minimising over u_t gives u_t = K_t x_t + k_t, and the next V, all from one product:
 
-    K_t = −Q_uu⁻¹ Q_ux,   k_t = −Q_uu⁻¹ q_u,      V_t = Q_xx − YᵀY,   v_t = q_x + K_tᵀ q_u                   (3)
+    ( V_t   K_tᵀ    )     ( Q_xx  0 )
+    ( K_t   −Q_uu⁻¹ )  =  ( 0     0 )  −  P_t,     P_t = WᵀW,   W = L⁻¹ (Q_ux, I),   Q_uu = L Lᵀ            (3)
 
-and the costate, the slope of the cost-to-go in x_t, is λ_t = V_t x_t + v_t. The matrices V, K, L depend on C and F
-alone: they are the *factorisation* of the optimality conditions of (1), a symmetric system in τ and λ. A *sweep* solves
-it for one more (c, f, x_1). With A_t = F_x + F_u K_t it is two linear recursions, and all else is outside of the loops:
+with k_t = −Q_uu⁻¹ q_u and v_t = q_x + K_tᵀ q_u. The costate, the slope of the cost-to-go in x_t, is
+λ_t = V_t x_t + v_t. These matrices depend on C and F alone: they are the *factorisation* of the optimality conditions
+of (1), a symmetric system in τ and λ. A *sweep* solves it for one more (c, f, x_1). With A_t = F_x + F_u K_t it is two
+linear recursions, and all else is outside of the loops:
 
     v_t = (I, K_tᵀ)(c_t + F_tᵀ V_{t+1} f_t) + A_tᵀ v_{t+1},      x_{t+1} = A_t x_t + F_u k_t + f_t           (4)
 
@@ -41,7 +43,7 @@ ROUNDING = 1e-13
 
 
 class Factor(NamedTuple):
-    """A factorisation of (1): A = F_x + F_u K ``(T − 1, N, n, n)``, K, V ``(T, N, ·, ·)``, L⁻¹, the data, and the
+    """A factorisation of (1): A = F_x + F_u K ``(T − 1, N, n, n)``, K, V ``(T, N, ·, ·)``, Q_uu⁻¹, the data, and the
     controls held (0 or 1, ``(T, N, m, 1)``).
 
     ``sound`` ``(T, N)`` tells where the control block was positive definite. Where it was not, all before it is NaN.
@@ -83,14 +85,16 @@ def factorise(
     free = None if held is None else (~held).to(C.dtype)
     C_free, F_free = _of_free_controls(C, F, free, weight)
     V_next = value_matrices(C_free, F_free) if pays(T, N * columns, C) else None
-    Q, V, Y, inverse = _recursion(C_free, F_free) if V_next is None else _all_at_once(C_free, F_free, V_next)
-    K = torch.matmul(-inverse.mT, Y)
-    closed = F[..., :n] + torch.matmul(F[..., n:], K[:-1])
+    steps = _recursion(C_free, F_free) if V_next is None else _all_at_once(C_free, F_free, V_next)
+    K = -steps.P[..., n:, :n]
+    identity = torch.eye(n, dtype=C.dtype, device=C.device).expand(T - 1, N, -1, -1)
+    closed = torch.matmul(F, torch.cat([identity, K[:-1]], dim=-2))
     # 1 / L_ii², times the size of what was added up in its place, present and future.
-    of_stage, total = (M.diagonal(dim1=-2, dim2=-1)[..., n:] for M in (C_free, Q))
-    cancelled = inverse.diagonal(dim1=-2, dim2=-1).square() * (of_stage.abs() + (total - of_stage).abs())
+    of_stage = C_free.diagonal(dim1=-2, dim2=-1)[..., n:]
+    cancelled = steps.root.square() * (of_stage.abs() + (steps.total - of_stage).abs())
     sound = (cancelled < 1 / SMALLEST_PIVOT).all(-1)
-    return Factor(closed, K, V, inverse, C, F, torch.zeros_like(K[..., :1]) if free is None else 1 - free, sound)
+    is_held = torch.zeros_like(K[..., :1]) if free is None else 1 - free
+    return Factor(closed, K, steps.V, steps.P[..., n:, n:].contiguous(), C, F, is_held, sound)
 
 
 def _of_free_controls(C: Tensor, F: Tensor, free: Tensor | None, weight: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -106,43 +110,54 @@ def _of_free_controls(C: Tensor, F: Tensor, free: Tensor | None, weight: Tensor 
     return C, F
 
 
-def _recursion(C: Tensor, F: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Q, V, Y and L⁻¹ by (2) and (3)."""
-    n, steps = F.shape[-2], []
+class Steps(NamedTuple):
+    """V and P of (3), and the diagonals of Q_uu and of L⁻¹; of one time or stacked over all."""
+
+    V: Tensor
+    P: Tensor
+    total: Tensor
+    root: Tensor
+
+
+def _recursion(C: Tensor, F: Tensor) -> Steps:
+    """(2) and (3), backwards in time."""
+    m, steps = C.shape[-1] - F.shape[-2], []
+    identity = torch.eye(m, dtype=C.dtype, device=C.device).expand(C.shape[1], m, m)
     Q = C[-1]
     for t in range(len(C) - 1, -1, -1):
-        V, Y, inverse = _eliminate(Q, n)
-        steps.append((Q, V, Y, inverse))
+        steps.append(_eliminate(Q, identity))
         if t:
-            Q = torch.baddbmm(C[t - 1], F[t - 1].mT, torch.bmm(V, F[t - 1]))
-    Q, V, Y, inverse = (torch.stack(part[::-1]) for part in zip(*steps, strict=True))
-    return Q, V, Y, inverse
+            Q = torch.baddbmm(C[t - 1], F[t - 1].mT, torch.bmm(steps[-1].V, F[t - 1]))
+    return Steps(*(torch.stack(part[::-1]) for part in zip(*steps, strict=True)))
 
 
-def _all_at_once(C: Tensor, F: Tensor, V_next: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _all_at_once(C: Tensor, F: Tensor, V_next: Tensor) -> Steps:
     """The same from V_2, …, V_T."""
+    m = C.shape[-1] - F.shape[-2]
     Q = torch.cat([C[:-1] + torch.matmul(F.mT, torch.matmul(V_next, F)), C[-1:]])
-    V, Y, inverse = _eliminate(Q, F.shape[-2])
-    return Q, torch.cat([V[:1], V_next]), Y, inverse
+    steps = _eliminate(Q, torch.eye(m, dtype=C.dtype, device=C.device).expand(*Q.shape[:-2], m, m))
+    return steps._replace(V=torch.cat([steps.V[:1], V_next]))
 
 
-def _eliminate(Q: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
-    """V, Y and L⁻¹ of (3), NaN where Q_uu is not positive definite."""
-    inverse = _inverse_root(Q[..., n:, n:])
-    Y = torch.matmul(inverse, Q[..., n:, :n])
-    V = Q[..., :n, :n] - torch.matmul(Y.mT, Y)
-    return torch.lerp(V, V.mT, 0.5), Y, inverse
+def _eliminate(Q: Tensor, identity: Tensor) -> Steps:
+    """One step of (3), NaN where Q_uu is not positive definite."""
+    n = Q.shape[-1] - identity.shape[-1]
+    Quu = Q[..., n:, n:]
+    W = _solve_root(Quu, torch.cat([Q[..., n:, :n], identity], dim=-1))
+    P = torch.matmul(W.mT, W)
+    V = Q[..., :n, :n] - P[..., :n, :n]
+    total, root = (M.diagonal(dim1=-2, dim2=-1) for M in (Quu, W[..., n:]))
+    return Steps(torch.lerp(V, V.mT, 0.5), P, total, root)
 
 
-def _inverse_root(block: Tensor) -> Tensor:
-    """L⁻¹ with L Lᵀ = block, NaN (or infinite) where that is not positive definite."""
+def _solve_root(block: Tensor, rhs: Tensor) -> Tensor:
+    """L⁻¹ rhs with L Lᵀ = block, NaN (or infinite) where that is not positive definite."""
     if block.shape[-1] == 1:  # LAPACK takes ten times as long over a number
-        return block.rsqrt()
+        return block.rsqrt() * rhs
     L, info = torch.linalg.cholesky_ex(block)
     if info.any():
         L = torch.where((info > 0)[..., None, None], torch.nan, L)
-    identity = torch.eye(block.shape[-1], dtype=block.dtype, device=block.device)
-    return torch.linalg.solve_triangular(L, identity.expand(block.shape), upper=False)
+    return torch.linalg.solve_triangular(L, rhs, upper=False)
 
 
 class Policy(NamedTuple):
@@ -160,7 +175,7 @@ def find_policy(factor: Factor, c: Tensor, f: Tensor | None = None) -> Policy:
     constant = p[..., :n, :] + torch.matmul(K.mT, p[..., n:, :])
     v = linear_recursion(closed.mT, constant[:-1], constant[-1], reverse=True)
     q = p[..., n:, :] + _before(torch.matmul(F[..., n:].mT, v[1:]))
-    return Policy((held - 1) * torch.matmul(inverse.mT, torch.matmul(inverse, q)), v)
+    return Policy((held - 1) * torch.matmul(inverse, q), v)
 
 
 def follow(factor: Factor, k: Tensor, f: Tensor | None, x1: Tensor) -> Tensor:

@@ -229,6 +229,35 @@ def test_the_floor_and_momentum_keep_the_distribution_wide():
     assert (floored.std >= 0.1 - 1e-12).all() and (plain.std < 0.1).all()
 
 
+@pytest.mark.parametrize("scale", [1e-9, 1e9])
+@pytest.mark.parametrize("gradient", ["unroll", "implicit"])
+def test_the_units_of_f_and_of_y_do_not_matter(scale, gradient):
+    """Their small numbers lie below the published ε = 1e-6 and below a floor of 1e-6 for σ."""
+    options = dict(iterations=30, gradient=gradient)
+    plain = cem(bowl(TARGET), *START, generator=seeded(), **options).y
+    of_f = cem(lambda y: scale * bowl(TARGET)(y), *START, generator=seeded(), **options).y
+    torch.testing.assert_close(of_f, plain, rtol=0, atol=1e-3)
+    mean, std = (scale * t for t in START)
+    of_y = cem(lambda y: bowl(TARGET)(y / scale), mean, std, generator=seeded(), **options).y
+    torch.testing.assert_close(of_y / scale, plain, rtol=0, atol=1e-6)
+
+
+def test_a_distribution_without_width_has_a_gradient():
+    mean = START[0].clone().requires_grad_()
+    solution = cem(bowl(TARGET), mean, START[1], elites=1, iterations=3, tau=0.0, min_std=0.0, generator=seeded())
+    (gradient,) = torch.autograd.grad(solution.y.sum(), mean)
+    assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("gradient", ["unroll", "implicit"])
+def test_a_mean_outside_of_the_bounds_is_moved_to_them(gradient):
+    far = START[0] + 100
+    solution = cem(
+        bowl(TARGET), far, START[1], iterations=30, lower=-1.0, upper=1.0, gradient=gradient, generator=seeded()
+    )
+    torch.testing.assert_close(solution.y, TARGET.clamp(-1, 1), rtol=0, atol=1e-2)
+
+
 def test_a_global_minimum_is_found_where_descent_would_stop_at_a_local_one():
     def rastrigin(y):
         return (y.square() - 10 * torch.cos(2 * math.pi * y) + 10).sum(-1)
@@ -269,6 +298,23 @@ class TestFailures:
         whole = cem(bowl(TARGET), *START, generator=seeded(), **options)
         torch.testing.assert_close(marked.y[[0, 2]], whole.y[[0, 2]])
         assert marked.y[1].isnan().all() and marked.converged.tolist() == [True, False, True]
+
+    def test_a_minimum_outside_of_the_bounds_is_not_taken_for_one_inside(self):
+        """From a distribution that is narrow and far from its bound, Newton's method goes on to beyond it."""
+        mean, std = START[0], torch.full_like(START[0], 1e-3)
+        options = dict(iterations=2, lower=-1.0, upper=1.0, gradient="implicit")
+
+        def flat_at_first(y):
+            return bowl(TARGET)(y) * 1e-3 + 1e3 * (y - 5).clamp_min(0).pow(3).sum(-1)
+
+        solution = cem(flat_at_first, mean, std, generator=seeded(), on_failure="nan", **options)
+        inside = (solution.y.abs() <= 1).all(-1)
+        assert (inside | solution.y.isnan().all(-1)).all() and solution.y[1].isnan().all()
+
+    @pytest.mark.parametrize("f", [lambda y: y.square().sum(), lambda y: y.square().sum(-1, keepdim=True)])
+    def test_an_f_that_ties_the_elements_of_a_batch_together_is_refused(self, f):
+        with pytest.raises(ValueError, match="must have the batch shape of y"):
+            cem(f, *START, generator=seeded())
 
     def test_a_tolerance_that_is_not_reached_is_said(self):
         with pytest.raises(SolverError, match="tolerance"):

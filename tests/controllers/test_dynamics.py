@@ -141,3 +141,8 @@ def test_bad_options_and_shapes_are_named():
         LinearDynamics(torch.zeros(2, 3), torch.zeros(2, 1))
     with pytest.raises(ValueError, match="B must"):
         LinearDynamics(torch.zeros(2, 2), torch.zeros(3, 1))
+    for system in (Pendulum(), CartPole()):
+        with pytest.raises(ValueError, match="u must have shape"):
+            system(torch.zeros(4, system.n), torch.zeros(4, 2))  # two controls would pass for a batch
+        with pytest.raises(ValueError, match="x must have shape"):
+            system(torch.zeros(4, 2), torch.zeros(4, 1))

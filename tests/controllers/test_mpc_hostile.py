@@ -299,9 +299,25 @@ def test_a_closed_loop_with_a_limit_on_the_change_of_the_control_keeps_it_and_co
     assert z[:, 0].abs().max() < 0.1 and sum(iterations[1:]) / 39 < iterations[0]
 
 
-def test_a_cost_with_a_dimension_too_many_is_refused():
-    with pytest.raises(ValueError, match=r"cost\(x, u\) must have the shape \(\*batch\)"):
-        mpc(STARTS, lambda x, u: x.square().sum(-1, keepdim=True), LinearDynamics(A, B), 4)
+def squares(x, u):
+    return x.square().sum(-1) + u.square().sum(-1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(cost=lambda x, u: x.square().sum(-1, keepdim=True)), r"cost\(x, u\) must have the shape \(\*batch\)"),
+        (dict(cost=lambda x, u: x.square().sum()), r"cost\(x, u\) must have the shape \(\*batch\).*got \(\)"),
+        (dict(dynamics=lambda x, u: x.sum(0)), r"dynamics\(x, u\) must have the shape \(\*batch, n\)"),
+        (dict(constraints=lambda x, u: x[..., 0] - 9), r"constraints\(x, u\) must have the shape \(\*batch, k\)"),
+        (dict(constraints=lambda x, u: x.max() - 9), r"constraints\(x, u\) must have the shape \(\*batch, k\)"),
+    ],
+)
+def test_functions_that_tie_the_elements_of_a_batch_together_are_refused(change, message):
+    """A sum over the batch, or constraints without their last dimension, would be solved as another problem."""
+    arguments = dict(cost=squares, dynamics=LinearDynamics(A, B), constraints=lambda x, u: u - 9, controls=1) | change
+    with pytest.raises(ValueError, match=message):
+        mpc(STARTS, arguments.pop("cost"), arguments.pop("dynamics"), 4, **arguments)
 
 
 @pytest.mark.parametrize("on_failure", ["raise", "nan", "closest", "return"])

@@ -83,6 +83,23 @@ def test_states_controls_value_and_duals_equal_clarabels(T, n, m, bound):
         np.testing.assert_allclose(solution.upper_dual[i], high, atol=1e-5)
 
 
+@pytest.mark.parametrize("cheap", [[4, 5], [5]])
+@pytest.mark.parametrize("scale", [1e-9, 1.0, 1e9])
+def test_controls_without_curvature_are_found_where_their_bounds_hold_them(cheap, scale):
+    """Bang-bang control: the minimum is unique, though no control block of the recursion is positive definite."""
+    x_init, C, c, F, f = random_problem((3,), 5, 4, 2)
+    C = C.clone()
+    C[..., cheap, :], C[..., :, cheap] = 0, 0
+    solution = mpc(x_init, (scale * C, scale * c), (F, f), 5, u_lower=-1.0, u_upper=2.0)
+    for i in range(3):
+        _, u, value, _, _ = clarabel(*(t[i] for t in (x_init, C, c, F, f)), -1.0, 2.0)
+        np.testing.assert_allclose(solution.u[i], u, atol=1e-5)
+        np.testing.assert_allclose(solution.cost[i] / scale, value, rtol=1e-7)
+    assert (solution.u[..., -1, cheap[-1] - 4].abs() >= 1).all()
+    with pytest.raises(SolverError, match="no unique minimum"):
+        mpc(x_init, (C, c), (F, f), 5, u_lower=-1.0)
+
+
 @pytest.mark.parametrize("bound", [1.0, 0.2, 5.0])
 def test_a_tightly_bounded_unstable_system_is_solved_to_1e_8(bound, device):
     x_init, C, c, F, options = unstable_system(32, bound)

@@ -23,7 +23,7 @@ from ...solution import SOLVED, STUCK, UNDEFINED, mark_failures, raise_failed, w
 from ..arguments import check_problem
 from ..boxed import Boxed, find_active
 from ..envelope import optimal_value
-from ..lqr import indefinite, latest, product, stationarity_and_dynamics
+from ..lqr import indefinite, latest, motion, product, stationarity
 from ..riccati import Sweep, refine
 from .derivative import active_bound
 from .kkt import KKT
@@ -107,22 +107,21 @@ def solve_linear(
 
 def conditions(layout: Layout, z: Tensor, *parameters: Tensor) -> Tensor:
     """The optimality conditions of (1) with its active bounds held, for z = (τ, λ, ν)."""
-    *data, lower, upper, side = parameters[:8]
+    x_init, C, c, F, f, lower, upper, side = parameters[:8]
     tau, costate, nu, mu = layout.split(z)
-    stationarity, motion = stationarity_and_dynamics(tau, costate, *data)
-    stationarity = stationarity + torch.nn.functional.pad(torch.where(side != 0, nu, 0), (layout.n, 0))
+    of_tau = stationarity(tau, costate, C, c, F)
+    of_tau = of_tau + torch.nn.functional.pad(torch.where(side != 0, nu, 0), (layout.n, 0))
     at_bound = tau[..., layout.n :] - active_bound(side, lower, upper)
-    return layout.join(stationarity, motion, torch.where(side != 0, at_bound, -nu), mu)
+    return layout.join(of_tau, motion(tau, x_init, F, f), torch.where(side != 0, at_bound, -nu), mu)
 
 
 def lagrangian(layout: Layout, z: Tensor, *parameters: Tensor) -> Tensor:
     """The cost, and the multipliers times what they belong to, ``(*batch,)``."""
     x_init, C, c, F, f, lower, upper, side = parameters
     tau, costate, nu, _ = layout.split(z)
-    _, motion = stationarity_and_dynamics(tau, costate, x_init, C, c, F, f)
     at_bound = torch.where(side != 0, nu * (tau[..., layout.n :] - active_bound(side, lower, upper)), 0)
     cost = 0.5 * tau * product(C, tau) + c * tau
-    return cost.sum((-2, -1)) + (costate * motion).sum((-2, -1)) + at_bound.sum((-2, -1))
+    return cost.sum((-2, -1)) + (costate * motion(tau, x_init, F, f)).sum((-2, -1)) + at_bound.sum((-2, -1))
 
 
 def _solve_conditions(layout: Layout, operator: LinearOperator, rhs: Tensor) -> Tensor:
@@ -183,15 +182,16 @@ def _flat(layout: Layout, batch: torch.Size, theta: tuple[Tensor, ...]) -> Boxed
     """The problem with one batch dimension behind the time, in float64."""
     x_init, C, c, F, f, lower, upper = theta
     T, n, m, _ = layout
-    shared = flatten(torch.lerp(C, C.mT, 0.5), 3, batch).double().movedim(1, 0).expand(T, -1, -1, -1)
-    motion = flatten(F, 3, batch).double().movedim(1, 0)
+    C = flatten(torch.lerp(C, C.mT, 0.5), 3, batch).double().movedim(1, 0).contiguous()
+    F = flatten(F, 3, batch).double().movedim(1, 0).contiguous()
     vectors = []
     for v, width, times in ((c, n + m, T), (f, n, T - 1), (lower, m, T), (upper, m, T)):
         v = v.expand(*v.shape[:-2], times, width)
         vectors.append(flatten_whole(v, 2, batch).double().movedim(1, 0).unsqueeze(-1))
     c, f, lower, upper = vectors
     x1 = flatten_whole(x_init, 1, batch).double().unsqueeze(-1)
-    return Boxed(shared, c, motion.expand(T - 1, -1, -1, -1) if T > 1 else motion[:0], f, x1, lower, upper)
+    F = F.expand(T - 1, -1, -1, -1) if T > 1 else F[:0]
+    return Boxed(C.expand(T, -1, -1, -1), c, F, f, x1, lower, upper)
 
 
 def _raise_failed(status: Tensor, late: Tensor, residual: Tensor) -> None:

@@ -103,15 +103,17 @@ def _check_shapes(values: dict[str, Tensor], x: Tensor) -> None:
 def _check_whole_batch(
     named: dict[str, Callable[..., Tensor]], timed: dict[str, bool], x: Tensor, u: Tensor, t: Tensor
 ) -> None:
-    """That functions keep the batch of all tensors together: a cost of shape ``(*batch, 1)`` would make it grow."""
+    """That functions keep the batch: a cost of shape ``(*batch, 1)`` would make it grow, and one that adds up the
+    batch, or constraints without the dimension k, would tie its elements together."""
+    batch = tuple(x.shape[:-1])
     for name, f in named.items():
         value = f(x, u, t) if timed[name] else f(x, u)
-        of_batch = value.shape if name == "cost" else value.shape[:-1]
-        if len(of_batch) > x.ndim - 1:
-            event = "" if name == "cost" else ", ·"
+        event = () if name == "cost" else tuple(value.shape[-1:])
+        if tuple(value.shape) != batch + event or (name == "constraints" and not event):
+            shape = {"cost": "(*batch)", "dynamics": "(*batch, n)"}.get(name, "(*batch, k)")
             raise ValueError(
-                f"{name}(x, u) must have the shape (*batch{event}), with the batch {tuple(x.shape[:-1])} of x and of "
-                f"what it closes over, got {tuple(value.shape)}"
+                f"{name}(x, u) must have the shape {shape}, with the batch {batch} of x and of what it closes over, "
+                f"got {tuple(value.shape)}"
             )
 
 
