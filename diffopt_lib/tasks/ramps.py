@@ -9,9 +9,10 @@ each with one unknown, and with the multiplier ρ_i of the limit between i and i
 
 Two methods look for the active limits. The *active set* method solves (2) for the limits that it believes in, all
 blocks of all chains at once, lets go of those with a multiplier of the wrong sign, and takes on those that are
-violated. It needs a handful of rounds, but nothing proves that it can't cycle. *Dynamic programming* can't. Let V_i(z)
-be the least cost of the first i links if the last of them is at z, and m_i its minimum. Link i − 1 comes as near to
-m_{i−1} as r allows,
+violated; while many change, one step of Newton's method is enough for (2). Chains then may go round in circles, mostly
+because two neighbours answer each other, so later only the first of neighbours that would change does. That needs some
+ten rounds, but nothing proves that it can't cycle. *Dynamic programming* can't. Let V_i(z) be the least cost of the
+first i links if the last of them is at z, and m_i its minimum. Link i − 1 comes as near to m_{i−1} as r allows,
 
     V_i'(z) = f_i'(z) + { V_{i−1}'(z + r)  for z < m_{i−1} − r,
                           0                for |z − m_{i−1}| ≤ r,                                 (3)
@@ -59,8 +60,8 @@ class Chains(NamedTuple):
 
 
 class Active(NamedTuple):
-    """For each pair of neighbours whether z rises by r (1), falls by r (−1) or neither, ``(N, n − 1)``; c of every block
-    ``(N, n)``, 0 behind the last; and whether that is confirmed, ``(N,)``."""
+    """For each pair of neighbours whether z rises by r (1), falls by r (−1) or neither, ``(N, n − 1)``; c of every
+    block ``(N, n)``, 0 behind the last; and whether that is confirmed, ``(N,)``."""
 
     side: Tensor
     level: Tensor

@@ -49,17 +49,17 @@ def choose(
         whole = (more.tau, more.costate, torch.cat([more.nu, mu], -2))
         return Candidate(*(a + b for a, b in zip(it, whole, strict=True)))
 
-    path = _candidate(battery, tau, push)
-    with_signs = _candidate(battery, on_bounds.tau, torch.where(side != 0, push, 0))
-    best, error = on_bounds, _error(battery, on_bounds)
+    path = with_costates(battery, tau, push)
+    with_signs = with_costates(battery, on_bounds.tau, torch.where(side != 0, push, 0))
+    best, error = on_bounds, error_of(battery, on_bounds)
     for plan in (mend(with_signs), mend(path), path):
-        new = _error(battery, plan)
+        new = error_of(battery, plan)
         best = Candidate(*(torch.where((new < error)[:, None, None], *pair) for pair in zip(plan, best, strict=True)))
         error = torch.minimum(new, error)
     return best, error
 
 
-def _candidate(battery: Battery, tau: Tensor, push: Tensor) -> Candidate:
+def with_costates(battery: Battery, tau: Tensor, push: Tensor) -> Candidate:
     """With the costates that make the states' part of the conditions hold: what is pushed from hour t on."""
     slope = torch.matmul(battery.C, tau) + battery.c + torch.matmul(battery.E.mT, push)
     return Candidate(tau, slope[..., :1, :].flip(0).cumsum(0).flip(0), push)
@@ -72,7 +72,7 @@ def _stationarity(battery: Battery, it: Candidate) -> Tensor:
     return slope + battery.to_level.mT * future - torch.nn.functional.pad(it.costate, (0, 0, 0, 2))
 
 
-def _error(battery: Battery, it: Candidate) -> Tensor:
+def error_of(battery: Battery, it: Candidate) -> Tensor:
     """The largest violation of the optimality conditions, ``(N,)``."""
     tau, _, push = it
     slope = _stationarity(battery, it)
