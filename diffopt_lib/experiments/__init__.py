@@ -31,6 +31,7 @@ MODULES = (
     "knapsack",
     "inventory",
     "scheduling",
+    "storage",
 )
 
 __all__ = ["Experiment", "Outcome", "Run", "epochs", "find", "names", "read_result", "train"]

@@ -46,8 +46,8 @@ def newton(
         g = scheduling.slope(t, std, under, over)
         h = scheduling.curvature(t, std, under, over)
         chains = ramps.Chains(Quadratic(z, g, h), z - g / h, r)
-        blocks = ramps.Blocks.of(ramps.find_active(chains).side)
-        step = blocks.places(ramps.find_levels(chains, blocks), r) - z
+        found = ramps.find_active(chains)
+        step = ramps.Blocks.of(found.side).places(found.level, r) - z
         length = step.abs().amax(1)
         longest = torch.maximum(longest, length)
         taken = torch.where((length <= tolerance) & (taken > steps), k, taken)

@@ -33,7 +33,7 @@ from .forecasting import Forecaster, Split, descend, descend_until, hold_out, sp
 from .harness.experiment import Experiment, Outcome, Run
 
 SETTINGS = ((0.1, 0.05), (1.0, 0.5), (10.0, 5.0), (35.0, 15.0))
-RUNS = 2
+RUNS = 3
 STEPS, RATE = 1000, 1e-3
 TASK_EPOCHS, TASK_RATE, PATIENCE, BATCH = 10, 2e-4, 4, 280
 HELD_OUT = 0.2

@@ -9,9 +9,10 @@ each with one unknown, and with the multiplier ρ_i of the limit between i and i
 
 Two methods look for the active limits. The *active set* method solves (2) for the limits that it believes in, all
 blocks of all chains at once, lets go of those with a multiplier of the wrong sign, and takes on those that are
-violated. It needs a handful of rounds, but nothing proves that it can't cycle. *Dynamic programming* can't. Let V_i(z)
-be the least cost of the first i links if the last of them is at z, and m_i its minimum. Link i − 1 comes as near to
-m_{i−1} as r allows,
+violated; while many change, one step of Newton's method is enough for (2). Chains then may go round in circles, mostly
+because two neighbours answer each other, so later only the first of neighbours that would change does. That needs some
+ten rounds, but nothing proves that it can't cycle. *Dynamic programming* can't. Let V_i(z) be the least cost of the
+first i links if the last of them is at z, and m_i its minimum. Link i − 1 comes as near to m_{i−1} as r allows,
 
     V_i'(z) = f_i'(z) + { V_{i−1}'(z + r)  for z < m_{i−1} − r,
                           0                for |z − m_{i−1}| ≤ r,                                 (3)
@@ -36,8 +37,10 @@ from torch.nn.functional import pad
 
 from ..batch.rows import iterate, only_on, relay
 
-ROUNDS = 12  # of the active set method, before dynamic programming takes over
+ROUNDS = 12  # of the active set method with one step of Newton's method in each
+CAREFUL_ROUNDS = 24  # of those that follow, before dynamic programming takes over
 MAX_STEPS = 200  # of Newton's method or bisection: bisection alone needs less
+CLOSE = 32  # units in the last place from a root at which a step of Newton's method is the last one
 ROUNDING = 1e-13  # of a multiplier, relative to the slopes that were added up in it
 
 
@@ -57,10 +60,11 @@ class Chains(NamedTuple):
 
 
 class Active(NamedTuple):
-    """For each pair of neighbours whether z rises by r (1), falls by r (−1) or neither, ``(N, n − 1)``; and whether
-    that is confirmed, ``(N,)``."""
+    """For each pair of neighbours whether z rises by r (1), falls by r (−1) or neither, ``(N, n − 1)``; c of every
+    block ``(N, n)``, 0 behind the last; and whether that is confirmed, ``(N,)``."""
 
     side: Tensor
+    level: Tensor
     confirmed: Tensor
 
 
@@ -95,22 +99,39 @@ def find_active(chains: Chains) -> Active:
 # The active set method
 
 
+class Aim(NamedTuple):
+    """Where a step of Newton's method takes each link by itself, and the curvature there, ``(N, n)``."""
+
+    place: Tensor
+    curvature: Tensor
+
+
 class Guess(NamedTuple):
     chains: Chains
+    aim: Aim
     side: Tensor
     after: Tensor  # what comes next
 
 
 def settle(chains: Chains) -> Active:
     """From the links that are violated where each takes its own minimum."""
-
-    def look(guess: Guess, k: int) -> tuple[Guess, Tensor, Active]:
-        after = reconsider(guess.chains, guess.side)
-        stays = (after == guess.side).all(-1)
-        return guess._replace(after=after), stays, Active(guess.side, stays)
-
     side = violated(chains.free, chains.ramp)
-    return iterate(Guess(chains, side, side), look, lambda guess: guess._replace(side=guess.after), ROUNDS)
+    start = Guess(chains, Aim(chains.free, chains.costs.slopes(chains.free)[1]), side, side)
+    aim, rough = _rounds(start, ROUNDS, careful=False)
+    _, found = _rounds(start._replace(aim=aim, side=rough.side), CAREFUL_ROUNDS, careful=True)
+    return found
+
+
+def _rounds(guess: Guess, rounds: int, *, careful: bool) -> tuple[Aim, Active]:
+    def look(guess: Guess, k: int) -> tuple[Guess, Tensor, tuple[Aim, Active]]:
+        level, after, aim = reconsider(guess, MAX_STEPS if careful else 0)
+        changes = after != guess.side
+        if careful:
+            after = torch.where(changes & ~pad(changes[:, :-1], (1, 0)), after, guess.side)
+        stays = ~changes.any(-1)
+        return guess._replace(after=after, aim=aim), stays, (aim, Active(guess.side, level, stays))
+
+    return iterate(guess, look, lambda guess: guess._replace(side=guess.after), rounds)
 
 
 def violated(z: Tensor, ramp: Tensor) -> Tensor:
@@ -118,24 +139,28 @@ def violated(z: Tensor, ramp: Tensor) -> Tensor:
     return (step > ramp + slip).long() - (step < -ramp - slip).long()
 
 
-def reconsider(chains: Chains, side: Tensor) -> Tensor:
-    """The sides that the solution of (2) for these sides suggests."""
+def reconsider(guess: Guess, steps: int) -> tuple[Tensor, Tensor, Aim]:
+    """The levels that solve (2) for the sides of a guess, the sides that they suggest, and where links want to go."""
+    chains, aim, side, _ = guess
     blocks = Blocks.of(side)
-    z = blocks.places(find_levels(chains, blocks), chains.ramp)
-    slopes, _ = chains.costs.slopes(z)
+    level = find_levels(chains, blocks, aim, steps)
+    z = blocks.places(level, chains.ramp)
+    slopes, bend = chains.costs.slopes(z)
     push = slopes.cumsum(-1)[:, :-1]
     rounding = ROUNDING * slopes.abs().cumsum(-1)[:, :-1]
     kept = torch.where(side * push < -rounding, 0, side)
-    return torch.where(side == 0, violated(z, chains.ramp), kept)
+    return level, torch.where(side == 0, violated(z, chains.ramp), kept), Aim(z - slopes / bend, bend)
 
 
-def find_levels(chains: Chains, blocks: Blocks) -> Tensor:
+def find_levels(chains: Chains, blocks: Blocks, aim: Aim, steps: int = MAX_STEPS) -> Tensor:
     """c of every block, ``(N, n)``, between what the links of the block would have by themselves; 0 behind the last."""
     own = chains.free - blocks.offset * chains.ramp
     nothing = torch.zeros_like(own)
     low = nothing.scatter_reduce(-1, blocks.block, own, "amin", include_self=False)
     high = nothing.scatter_reduce(-1, blocks.block, own, "amax", include_self=False)
-    return find_root(_of_blocks, (chains, blocks), low, high)
+    total = blocks.add_up(aim.curvature)
+    near = blocks.add_up(aim.curvature * (aim.place - blocks.offset * chains.ramp)) / torch.where(total > 0, total, 1)
+    return find_root(_of_blocks, (chains, blocks), low, high, near, steps)
 
 
 def _of_blocks(data: tuple[Chains, Blocks], level: Tensor) -> tuple[Tensor, Tensor]:
@@ -162,7 +187,8 @@ def dynamic_programming(chains: Chains) -> Active:
         sides.append((m <= z - ramp).long() - (m >= z + ramp).long())
         z = torch.minimum(torch.maximum(m, z - ramp), z + ramp)
     side = torch.cat(sides[::-1], -1) if sides else free.new_zeros(len(free), 0, dtype=torch.int64)
-    return Active(side, torch.ones_like(side[:, :1].sum(-1), dtype=torch.bool))
+    level = find_levels(chains, Blocks.of(side), Aim(free, costs.slopes(free)[1]))
+    return Active(side, level, torch.ones_like(side[:, :1].sum(-1), dtype=torch.bool))
 
 
 class Links(NamedTuple):
@@ -205,22 +231,36 @@ class Search(NamedTuple):
     after: Tensor
 
 
-def find_root(slopes: Callable[[Any, Tensor], tuple[Tensor, Tensor]], data: Any, a: Tensor, b: Tensor) -> Tensor:
+def find_root(
+    slopes: Callable[[Any, Tensor], tuple[Tensor, Tensor]],
+    data: Any,
+    a: Tensor,
+    b: Tensor,
+    near: Tensor | None = None,
+    steps: int = MAX_STEPS,
+) -> Tensor:
     """The roots between a and b, ``(N, k)``, of increasing functions; ``slopes(data, z)`` has values and derivatives.
 
-    Newton's method from the middle, with bisection where it leaves the bracket or does not halve its steps.
+    Newton's method from the points ``near`` or the middle, with bisection where it leaves the bracket or does not halve
+    its steps. A step so short that the next one is rounding is made longer, to close the bracket from the other side.
     """
 
     def look(at: Search, k: int) -> tuple[Search, Tensor, Tensor]:
         value, slope = slopes(at.data, at.z)
         low, high = torch.where(value < 0, at.z, at.low), torch.where(value > 0, at.z, at.high)
-        newton = at.z - value / slope
-        good = (newton >= low) & (newton <= high) & ((newton - at.z).abs() <= 0.5 * at.last)
+        eps = torch.finfo(value.dtype).eps * torch.maximum(low.abs(), high.abs())
+        step = -value / slope
+        short = step.abs() <= CLOSE * eps
+        newton = at.z + torch.where(short, step + step.sign() * CLOSE * eps, step)
+        good = (newton >= low) & (newton <= high) & (short | (step.abs() <= 0.5 * at.last))
         after = torch.where(value == 0, at.z, torch.where(good, newton, low + (high - low) / 2))
         moved = (after - at.z).abs()
-        done = moved <= 2 * torch.finfo(moved.dtype).eps * torch.maximum(at.low.abs(), at.high.abs())
-        return at._replace(low=low, high=high, last=moved, after=after), done.all(-1), after
+        closed = high - low <= 4 * CLOSE * eps
+        done = (moved <= 2 * eps) | closed
+        root = torch.where(closed, torch.minimum(torch.maximum(at.z + step, low), high), after)
+        return at._replace(low=low, high=high, last=moved, after=after), done.all(-1), root
 
     low, high = torch.minimum(a, b), torch.maximum(a, b)
-    start = Search(data, low, high, low + (high - low) / 2, torch.full_like(a, torch.inf), a)
-    return iterate(start, look, lambda at: at._replace(z=at.after), MAX_STEPS)
+    middle = low + (high - low) / 2 if near is None else torch.minimum(torch.maximum(near, low), high)
+    start = Search(data, low, high, middle, torch.full_like(a, torch.inf), a)
+    return iterate(start, look, lambda at: at._replace(z=at.after), steps)

@@ -39,7 +39,7 @@ from ..batch.shapes import broadcast_batch
 from ..implicit import attach
 from ..linear import LinearOperator
 from ..validate import NO_BOUND, as_tensor, check_same_kind, check_vectors, per_problem
-from .ramps import Blocks, Chains, find_active, find_levels, find_root
+from .ramps import Blocks, Chains, find_active, find_root
 
 UNDER, OVER = 50.0, 0.5
 
@@ -147,8 +147,8 @@ def _solve(mean: Tensor, std: Tensor, ramp: Tensor, under: Tensor, over: Tensor)
     mean, std = (t.expand(shape).reshape(-1, n) for t in (mean, std))
     ramp, under, over = (t.expand(*shape[:-1], 1).reshape(-1, 1) for t in (ramp, under, over))
     chains = Chains(Expected(mean, std, under, over), _unlimited(mean, std, under, over), ramp)
-    blocks = Blocks.of(find_active(chains).side)
-    level = find_levels(chains, blocks)
+    found = find_active(chains)
+    blocks, level = Blocks.of(found.side), found.level
     return level.reshape(shape), blocks.block.reshape(shape), blocks.offset.to(level.dtype).reshape(shape)
 
 

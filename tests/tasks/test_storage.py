@@ -125,6 +125,41 @@ def test_prices_whose_bounds_are_met_to_the_last_digit():
     assert np.abs(plan.charge.numpy() - a).max() < 1e-6 and np.abs(plan.discharge.numpy() - b).max() < 1e-6
 
 
+NEARLY_DEGENERATE = [
+    # Bounds hold or do not by a millionth, which float32 wrote into these days of the market: at λ, ε = .1, .05 the
+    # prices of two hours are nearly equal, and at 1, .5 five hours of discharge just empty a full battery.
+    ((0.1, 0.05), "35.16 34.4 30.82 27.25 26.13 23.76 22.18 20.86 22.28 24.76 27.71 29.22 31.13 31.73 36.11 39.44 41.47"
+     " 41.47 42.2 49.42 57.97 49.29 41.32 41.31"),
+    ((1.0, 0.5), "35.72 32.59 29.52 27.57 27.05 24.6 23.16 22.19 20.87 20.92 20.74 22.02 23.93 26.33 29.11 32.07 34.74"
+     " 36.37 38.83 37.41 38.69 35.93 35.21 34.93"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("weights", "day"), NEARLY_DEGENERATE)
+@pytest.mark.parametrize("noise", [0.0, 1e-9, 1e-7, 1e-6, 1e-5])
+def test_days_whose_bounds_hold_by_a_millionth_converge(weights, day, noise):
+    """Which bounds are active isn't seen from the end of the path, where slacks and multipliers are about 1e-6."""
+    prices = torch.tensor([float(p) for p in day.split()], dtype=double).log().float().double().exp()
+    generator = torch.Generator().manual_seed(6)
+    prices = prices * (1 + noise * torch.randn(300, 24, generator=generator, dtype=double))
+    plan = storage.decide(prices, flexibility=weights[0], health=weights[1])
+    assert plan.residual.max() < 5e-9
+    a, b, value = by_cvxpy(prices[0].numpy(), *weights)
+    assert np.abs(plan.charge[0].numpy() - a).max() < 5e-5 and np.abs(plan.discharge[0].numpy() - b).max() < 5e-5
+    cost = storage.loss(plan, prices, flexibility=weights[0], health=weights[1])
+    assert cost[0].item() == pytest.approx(value, rel=1e-9)
+
+
+@pytest.mark.parametrize("weights", SETTINGS)
+def test_days_in_float32_s_logarithms_converge(weights):
+    """Prices in cents with ties, as a forecaster of log prices has them."""
+    generator = torch.Generator().manual_seed(5)
+    walk = 35 + torch.randn(2000, 24, generator=generator, dtype=double).cumsum(-1)
+    prices = (2 * walk).round().clamp_min(1).div(2).log().float().double().exp()
+    plan = storage.decide(prices, flexibility=weights[0], health=weights[1])
+    assert plan.residual.max() < 5e-9
+
+
 def test_every_day_of_the_market_converges(real_data):
     prices = storage_market().price
     for flexibility, health in SETTINGS:

@@ -16,7 +16,7 @@ rounding already, seen against the smallest M and the largest y so far, have sto
 says nothing: damping makes any step small.
 
 **The last digits.** Where residuals are large and curved the steps converge linearly. So small dense problems stop at
-an error of 1e-4, and Newton's method with the whole Hessian, which must be positive definite there anyway, ends them.
+an error of 1e-3, and Newton's method with the whole Hessian, which must be positive definite there anyway, ends them.
 
 **Saddles.** Where (1) holds though f is curved down, as at a start at which J = 0, the point is no minimum. It is left
 along the curvature, once; whoever comes back to a saddle has failed.
@@ -39,7 +39,7 @@ from .methods import LEAST, Control, Method, Place
 from .model import Model
 from .normal import Form, Normal
 
-NEARLY = 1e-4  # error (1) from which on Newton's method is tried
+NEARLY = 1e-3  # error (1) from which on Newton's method is tried
 CHORDS = 4  # its steps, with one Hessian
 NEAR = 1e-2  # error (1) from which on the model sees how the loss is bent
 ROUNDING_LEVEL = 1e-4  # relative error (1) at which an element that finds no decrease any more has met rounding

@@ -39,23 +39,27 @@ def choose(
 
     A battery that is full can neither charge nor be filled: such bounds depend on each other, and their multipliers,
     which then are not unique, may come with wrong signs from a solve that knows the bounds but not the signs. Those of
-    the path have the right ones, and lack what one more solve adds.
+    the path have the right ones. Both are mended by one more solve: multipliers of the path lack what was rounded when
+    they were divided by slacks close to 0.
     """
-    with_signs = _candidate(battery, on_bounds.tau, torch.where(side != 0, push, 0))
-    left = _stationarity(battery, with_signs)
-    nothing = torch.zeros_like(left[..., :1, :])
-    more, mu = solve_system(kkt, left, nothing[1:], nothing[0], None, nothing)
-    whole = (more.tau, more.costate, torch.cat([more.nu, mu], -2))
-    mended = Candidate(*(a + b for a, b in zip(with_signs, whole, strict=True)))
-    best, error = on_bounds, _error(battery, on_bounds)
-    for plan in (mended, _candidate(battery, tau, push)):
-        new = _error(battery, plan)
+    nothing = torch.zeros_like(tau[..., :1, :])
+
+    def mend(it: Candidate) -> Candidate:
+        more, mu = solve_system(kkt, _stationarity(battery, it), nothing[1:], nothing[0], None, nothing)
+        whole = (more.tau, more.costate, torch.cat([more.nu, mu], -2))
+        return Candidate(*(a + b for a, b in zip(it, whole, strict=True)))
+
+    path = with_costates(battery, tau, push)
+    with_signs = with_costates(battery, on_bounds.tau, torch.where(side != 0, push, 0))
+    best, error = on_bounds, error_of(battery, on_bounds)
+    for plan in (mend(with_signs), mend(path), path):
+        new = error_of(battery, plan)
         best = Candidate(*(torch.where((new < error)[:, None, None], *pair) for pair in zip(plan, best, strict=True)))
         error = torch.minimum(new, error)
     return best, error
 
 
-def _candidate(battery: Battery, tau: Tensor, push: Tensor) -> Candidate:
+def with_costates(battery: Battery, tau: Tensor, push: Tensor) -> Candidate:
     """With the costates that make the states' part of the conditions hold: what is pushed from hour t on."""
     slope = torch.matmul(battery.C, tau) + battery.c + torch.matmul(battery.E.mT, push)
     return Candidate(tau, slope[..., :1, :].flip(0).cumsum(0).flip(0), push)
@@ -68,7 +72,7 @@ def _stationarity(battery: Battery, it: Candidate) -> Tensor:
     return slope + battery.to_level.mT * future - torch.nn.functional.pad(it.costate, (0, 0, 0, 2))
 
 
-def _error(battery: Battery, it: Candidate) -> Tensor:
+def error_of(battery: Battery, it: Candidate) -> Tensor:
     """The largest violation of the optimality conditions, ``(N,)``."""
     tau, _, push = it
     slope = _stationarity(battery, it)

@@ -21,11 +21,12 @@ from ...controllers.mpc.layout import Layout, store
 from ...controllers.riccati import factorise, find_policy, follow
 from ...solution import SOLVED, STUCK, raise_failed
 from .battery import Battery, check, make_battery, room_of
-from .finish import choose, hold
+from .finish import choose, error_of, hold, with_costates
 
 MAX_ITERATIONS = 60
 TOLERANCE = 1e-8  # of the residual
 NEAR = 1e-11  # complementarity and violation at which the path ends, relative to slope and capacity
+FINE = 5e-9  # error below which a later point is better even if its error is larger: its bounds are more distinct
 STEP_BACK = 0.99  # how much of the way to a bound a step may go
 INSIDE = 0.1  # how far inside of their bounds slacks begin, at least, relative to the capacity
 
@@ -40,11 +41,22 @@ class Point(TimeFirst):
     dual: Tensor
 
 
+@dataclass(frozen=True)
+class Best(TimeFirst):
+    """τ and the multipliers, positive where the upper bound pushes, ``(T, N, 3, 1)``, where the error ``(1, N, 1, 1)``
+    was least: close to the end of the path rounding may make it larger again."""
+
+    tau: Tensor
+    push: Tensor
+    error: Tensor
+
+
 class Interior(NamedTuple):
-    """A point of the path, and whether rounding lets it go no further, ``(N,)``."""
+    """A point of the path, the best so far, and whether rounding lets it go no further, ``(N,)``."""
 
     battery: Battery
     at: Point
+    best: Best
     exhausted: Tensor
 
 
@@ -87,7 +99,7 @@ def _raise_failed(status: Tensor, residual: Tensor) -> None:
 # The path
 
 
-def _begin(battery: Battery) -> tuple[Point, Tensor]:
+def _begin(battery: Battery) -> tuple[Point, Best, Tensor]:
     """As much in as out, so that the level stays; slacks at least INSIDE, whatever the level is."""
     eta, T = battery.to_level[..., 1:2], len(battery.c)
     limits = torch.cat([battery.upper[..., :1, :], battery.upper[..., 1:2, :] / eta, battery.capacity], -2)
@@ -96,29 +108,36 @@ def _begin(battery: Battery) -> tuple[Point, Tensor]:
     slack = torch.maximum(room_of(battery, tau), INSIDE * torch.minimum(battery.upper, battery.capacity))
     bounded = slack.isfinite()
     at = Point(tau, torch.where(bounded, slack, 1), torch.where(bounded, battery.size, 0))
-    return at, torch.zeros_like(tau[0, :, 0, 0], dtype=torch.bool)
+    best = Best(tau, torch.zeros_like(tau), torch.full_like(battery.size, torch.inf))
+    return at, best, torch.zeros_like(tau[0, :, 0, 0], dtype=torch.bool)
 
 
 def _look(it: Interior, k: int) -> tuple[Interior, Tensor, Arrived]:
-    battery, at, exhausted = it
+    battery, at, best, exhausted = it
     gap = (at.slack * at.dual).amax((0, 2, 3)) / (battery.size * battery.capacity).flatten()
     off = torch.where(at.dual > 0, (room_of(battery, at.tau) - at.slack).abs(), 0).amax((0, 2, 3))
     arrived = (gap <= NEAR) & (off <= NEAR * battery.capacity.flatten())
     active = at.dual * battery.capacity > at.slack * battery.size
     side = active[..., 1].long() - active[..., 0].long()
-    push = at.dual[..., 1] - at.dual[..., 0]
-    tau, push, side = (v.movedim(0, 1) for v in (at.tau.squeeze(-1), push, side))
-    return it, arrived | exhausted, Arrived(tau, push, side, torch.full(gap.shape, k, device=gap.device))
+    push = at.dual[..., 1:] - at.dual[..., :1]
+    error = error_of(battery, with_costates(battery, at.tau, push))[:, None, None]
+    here = Best(at.tau, push, error[None])
+    better = error <= best.error.clamp_min(FINE)
+    pairs = ((here.tau, best.tau), (here.push, best.push), (here.error, best.error))
+    best = Best(*(torch.where(better, new, old) for new, old in pairs))
+    tau, push, side = (v.movedim(0, 1) for v in (best.tau.squeeze(-1), best.push.squeeze(-1), side))
+    iterations = torch.full(gap.shape, k, device=gap.device)
+    return it._replace(best=best), arrived | exhausted, Arrived(tau, push, side, iterations)
 
 
 def _go_on(it: Interior) -> Interior:
     """A step, where it is finite: near the end slacks may be so small that the recursion breaks down."""
-    battery, at, _ = it
+    battery, at, best, _ = it
     after = _step(battery, at)
     finite = torch.isfinite(after.tau).all(2).all(0) & torch.isfinite(after.dual).all(3).all(2).all(0)[:, None]
     kept = finite[:, None]
     pairs = ((after.tau, at.tau), (after.slack, at.slack), (after.dual, at.dual))
-    return Interior(battery, Point(*(torch.where(kept, new, old) for new, old in pairs)), ~finite.flatten())
+    return Interior(battery, Point(*(torch.where(kept, new, old) for new, old in pairs)), best, ~finite.flatten())
 
 
 def _step(battery: Battery, at: Point) -> Point:
@@ -131,13 +150,21 @@ def _step(battery: Battery, at: Point) -> Point:
     missing = torch.where(bounded, room_of(battery, at.tau) - at.slack, 0)
     still = torch.zeros_like(at.tau[0, :, :1])
 
+    def along(g: Tensor) -> Tensor:
+        return follow(factor, find_policy(factor, g).k, None, still)
+
+    def across(push: Tensor) -> Tensor:
+        return torch.matmul(battery.E.mT, push[..., :1] - push[..., 1:])
+
+    def both(d_tau: Tensor) -> Tensor:
+        dv = torch.matmul(battery.E, d_tau)
+        return torch.cat([dv, -dv], -1)
+
     def direction(product: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """dτ, ds, dμ with s dμ + μ ds = −product and ds = ± E dτ + what is missing."""
         pull = (product + at.dual * missing) / at.slack - at.dual
-        g = slope + torch.matmul(battery.E.mT, pull[..., :1] - pull[..., 1:])
-        d_tau = follow(factor, find_policy(factor, g).k, None, still)
-        dv = torch.matmul(battery.E, d_tau)
-        ds = torch.where(bounded, torch.cat([dv, -dv], -1) + missing, 0)
+        d_tau = along(slope + across(pull))
+        ds = torch.where(bounded, both(d_tau) + missing, 0)
         return d_tau, ds, -(product + at.dual * ds) / at.slack * bounded
 
     product = at.slack * at.dual
@@ -147,6 +174,10 @@ def _step(battery: Battery, at: Point) -> Point:
     mu = product.sum((0, 2, 3), keepdim=True) / count
     ahead = ((at.slack + alpha * ds) * (at.dual + alpha * d_dual)).sum((0, 2, 3), keepdim=True) / count
     d_tau, ds, d_dual = direction((product + ds * d_dual - (ahead / mu) ** 3 * mu) * bounded)
+    # Rounding in ds is multiplied by dual / slack, which is large at the end: solve for what that leaves.
+    more = along(slope + torch.matmul(battery.C, d_tau) - across(at.dual + d_dual))
+    d_more = torch.where(bounded, both(more), 0)
+    d_tau, ds, d_dual = d_tau + more, ds + d_more, d_dual - at.dual * d_more / at.slack
     alpha = _longest(at, ds, d_dual, STEP_BACK)
     return Point(at.tau + alpha * d_tau, at.slack + alpha * ds, at.dual + alpha * d_dual)
 
