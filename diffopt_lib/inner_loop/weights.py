@@ -48,6 +48,13 @@ def on_tasks(
     buffers = dict(module.named_buffers())
     if not batch:
         return lambda weights: one(weights, buffers, data)
+    if batch.numel() == 1:  # without vmap a loop over one task takes two thirds of the time
+
+        def only(weights: Mapping[str, Tensor]) -> Any:
+            out = one({name: _first(w, batch) for name, w in weights.items()}, buffers, _first(data, batch))
+            return tree_map(lambda x: x.reshape(batch + x.shape) if isinstance(x, Tensor) else x, out)
+
+        return only
     dims = tree_map(lambda x: 0 if isinstance(x, Tensor) else None, data)
     each = vmap(one, in_dims=(0, 0, dims), randomness="different")
 
@@ -61,6 +68,11 @@ def on_tasks(
         return tree_map(lambda x: x.reshape(batch + x.shape[1:]), out)
 
     return all_at_once
+
+
+def _first(tree: Any, batch: torch.Size) -> Any:
+    """Tensors ``shape`` of those of the only task of a batch, ``(1, …, 1, *shape)``."""
+    return tree_map(lambda x: x.reshape(x.shape[len(batch) :]) if isinstance(x, Tensor) else x, tree)
 
 
 @dataclass(frozen=True)
