@@ -1,4 +1,4 @@
-"""How (1) of :mod:`.layer` is solved: small boxes point by point, larger ones by branch and bound."""
+"""How (1) of :mod:`.layer` is solved: small boxes point by point, larger ones by relaxation and branch and bound."""
 
 from __future__ import annotations
 
