@@ -101,8 +101,8 @@ def solve_integer(
             ``"closest"`` gives infeasible elements the integer point of the box with the least sum of distances to
             violated constraints, from which (3) leads back (``converged`` is False there), and raises for the rest.
         enumerate_up_to: a box with at most so many integer points (the widest of the batch) is searched point by point
-            in torch, on the device of c; a larger one by HiGHS on the CPU, with as many threads as torch has there. There
-            a batch's linear relaxations are solved together, and elements are searched where those are not whole.
+            in torch, on the device of c; a larger one by HiGHS on the CPU, with as many threads as torch has there:
+            first a batch's linear relaxations, then a search for each element whose relaxation is not whole.
         max_nodes: of each branch and bound.
 
     Raises:
