@@ -21,13 +21,20 @@ class Predict:
     """A module with other weights, called as the module is: what an inner loop hands to the caller's loss.
 
     Attributes:
-        weights: what stands in the place of the module's parameters, by name.
+        asked: whether the weights were used, by a call or by name.
     """
 
     def __init__(self, module: nn.Module, weights: Mapping[str, Tensor], buffers: Mapping[str, Tensor]):
         self.module = module
-        self.weights = weights
         self.buffers = buffers
+        self.asked = False
+        self._weights = weights
+
+    @property
+    def weights(self) -> Mapping[str, Tensor]:
+        """What stands in the place of the module's parameters, by name."""
+        self.asked = True
+        return self._weights
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return functional_call(self.module, {**self.weights, **self.buffers}, args, kwargs)

@@ -13,6 +13,7 @@ import numpy as np
 from ...validate import NO_BOUND
 
 SIZE = 2.0**10  # of the largest coefficient of a row, or of the costs, as HiGHS sees it
+LARGEST_EXPONENT = 1000  # of a unit: numbers below 2⁻¹⁰⁰⁰ stay small, for a larger power of two is infinite
 
 
 class Element(NamedTuple):
@@ -54,4 +55,5 @@ def scaled_rows(element: Element, slack: float = 0.0) -> Rows:
 def unit(rows: np.ndarray) -> np.ndarray:
     """The power of two that brings each row's largest magnitude to some thousand."""
     largest = np.abs(rows).max(axis=-1, initial=0)
-    return np.where(largest > 0, SIZE * np.exp2(-np.ceil(np.log2(np.where(largest > 0, largest, SIZE)))), 1.0)
+    exponent = np.ceil(np.log2(np.where(largest > 0, largest, SIZE)))
+    return np.where(largest > 0, SIZE * np.exp2(-np.maximum(exponent, -LARGEST_EXPONENT)), 1.0)
