@@ -164,7 +164,7 @@ def _begin(
         check_start(start, parameters, layout.shapes, batch)
     y = layout.join(start, batch)
     memory = optimizer.init(y)
-    check_step(optimizer.update(0, torch.zeros_like(y), memory)[0], y)
+    check_step(optimizer, y, memory)
     if not isinstance(start, FastWeights):
         return (y, *memory), y, 0
     if [m.shape for m in start.state] != [m.shape for m in memory]:

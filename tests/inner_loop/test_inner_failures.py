@@ -105,6 +105,7 @@ def test_a_loss_that_is_nan(generator):
         ({"optimizer": {}}, "optimizer must name some part"),
         ({"optimizer": SGD(torch.ones(4, 1).double())}, r"steps of the shape and dtype of the weights, \(13,\)"),
         ({"optimizer": {"": SGD(torch.ones(4, 1).double())}}, "steps of the shape and dtype of the weights"),
+        ({"optimizer": SGD(torch.full((3,), 0.1).double())}, r"got none: a learning rate has shape \(\), \(n,\) or"),
         ({"module": network(torch.float32), "optimizer": SGD(torch.full((13,), 0.1).double())}, "got .* torch.float64"),
         ({"steps": -1}, "steps must be at least 0"),
         ({"steps": 2.0}, "steps must be an integer"),

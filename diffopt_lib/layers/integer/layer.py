@@ -117,7 +117,7 @@ def solve_integer(
         *((name, t.double(), d) for name, t, d in zip(NAMES, arguments, solver.EVENT_DIMS, strict=True))
     )
     data[0] = data[0].expand(*batch, -1)
-    data[3:] = solver.round_inwards(*data[3:], c.dtype)
+    data[3:] = solver.round_inwards(data[3], data[4], c.dtype)
 
     solve = partial(
         solver.solve, dtype=c.dtype, enumerate_up_to=enumerate_up_to, max_nodes=max_nodes, on_failure=on_failure
