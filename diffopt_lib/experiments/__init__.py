@@ -27,6 +27,7 @@ MODULES = (
     "cem_pendulum",
     "pose_graph",
     "maml",
+    "integer_constraints",
     "set_cover",
     "knapsack",
     "inventory",

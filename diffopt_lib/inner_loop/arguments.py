@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten_with_path
 
 from ..solution import OnFailure
+from ..unroll import Optimizer, State
 from ..validate import (
     check_callable,
     check_count,
@@ -68,13 +69,16 @@ def check_start(
         check_finite(f"start[{name!r}]", w)
 
 
-def check_step(step: Tensor, y: Tensor) -> None:
+def check_step(optimizer: Optimizer, y: Tensor, memory: State) -> None:
     """A step is like y: a learning rate of another shape or dtype would make other weights of these, without a word."""
+    wanted = f"optimizer must take steps of the shape and dtype of the weights, {tuple(y.shape)} {y.dtype}, got"
+    rates = "a learning rate has shape (), (n,) or (*batch, 1) and their dtype"
+    try:
+        step, _ = optimizer.update(0, torch.zeros_like(y), memory)
+    except RuntimeError as error:  # shapes that do not broadcast
+        raise ValueError(f"{wanted} none: {rates} ({error})") from error
     if step.shape != y.shape or step.dtype != y.dtype:
-        raise ValueError(
-            f"optimizer must take steps of the shape and dtype of the weights, {tuple(y.shape)} {y.dtype}, got "
-            f"{tuple(step.shape)} {step.dtype}: a learning rate has shape (), (n,) or (*batch, 1) and their dtype"
-        )
+        raise ValueError(f"{wanted} {tuple(step.shape)} {step.dtype}: {rates}")
 
 
 def trainable(module: nn.Module) -> dict[str, Tensor]:

@@ -105,7 +105,8 @@ def inner_loop(
             these tasks NaN, gradients too; ``"return"`` gives what there is.
 
     Raises:
-        ValueError: arguments that do not fit together, NaN or infinite data or weights, a loss that is no scalar.
+        ValueError: arguments that do not fit together, NaN or infinite data or weights, a loss that is no scalar, or
+            asks for no weights.
         SolverError: the weights or the loss are not finite, or ``"implicit"`` has not arrived.
     """
     check_options(module, loss, steps, gradient, truncate, batch_dims, tolerance, solve, on_failure)
@@ -163,7 +164,7 @@ def _begin(
         check_start(start, parameters, layout.shapes, batch)
     y = layout.join(start, batch)
     memory = optimizer.init(y)
-    check_step(optimizer.update(0, torch.zeros_like(y), memory)[0], y)
+    check_step(optimizer, y, memory)
     if not isinstance(start, FastWeights):
         return (y, *memory), y, 0
     if [m.shape for m in start.state] != [m.shape for m in memory]:
@@ -172,13 +173,18 @@ def _begin(
 
 
 def _scalar(loss: Callable[[Predict, Any], Tensor]) -> Callable[[Predict, Any], Tensor]:
-    """The loss, if it is one number for one task."""
+    """The loss, if it is one number for one task, and asks for the weights."""
 
     def checked(predict: Predict, data: Any) -> Tensor:
         value = loss(predict, data)
-        if not isinstance(value, Tensor) or value.ndim > 0:
-            shown = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-            raise ValueError(f"loss must return a tensor that is one number for each task, got {shown}")
+        if not isinstance(value, Tensor) or value.ndim > 0 or not value.is_floating_point():
+            shown = f"shape {tuple(value.shape)} {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"loss must return a floating-point tensor that is one number for each task, got {shown}")
+        if not predict.asked:
+            raise ValueError(
+                "loss(predict, data) must call predict, or read predict.weights: without them it does not depend on "
+                "the weights. The module itself keeps those that it has"
+            )
         return value
 
     return checked

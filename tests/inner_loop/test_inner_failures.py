@@ -96,6 +96,7 @@ def test_a_loss_that_is_nan(generator):
         ({"loss": 3}, "loss must be a function"),
         ({"loss": lambda predict, data: predict(data[0])}, r"one number for each task, got shape \(6, 1\)"),
         ({"loss": lambda predict, data: 1.0}, "one number for each task, got float"),
+        ({"loss": lambda predict, data: (predict(data[0]) > 0).sum()}, r"floating-point .* got shape \(\) torch.int64"),
         ({"data": (torch.full((6, 2), math.nan).double(),)}, r"data\[0\] must be finite, got 12"),
         ({"data": {"x": torch.full((6, 2), math.inf)}}, r"data\['x'\] must be finite"),
         ({"optimizer": torch.optim.SGD}, "optimizer must be SGD"),
@@ -104,6 +105,7 @@ def test_a_loss_that_is_nan(generator):
         ({"optimizer": {}}, "optimizer must name some part"),
         ({"optimizer": SGD(torch.ones(4, 1).double())}, r"steps of the shape and dtype of the weights, \(13,\)"),
         ({"optimizer": {"": SGD(torch.ones(4, 1).double())}}, "steps of the shape and dtype of the weights"),
+        ({"optimizer": SGD(torch.full((3,), 0.1).double())}, r"got none: a learning rate has shape \(\), \(n,\) or"),
         ({"module": network(torch.float32), "optimizer": SGD(torch.full((13,), 0.1).double())}, "got .* torch.float64"),
         ({"steps": -1}, "steps must be at least 0"),
         ({"steps": 2.0}, "steps must be an integer"),
@@ -155,3 +157,28 @@ def test_evaluate_wants_the_tasks_of_the_weights(generator):
     fast = inner_loop(network(), loss, tasks(generator, 3), SGD(0.1), 1, batch_dims=1)
     with pytest.raises(ValueError, match=r"data must be of the tasks of these weights, \(3,\), got \(2,\)"):
         fast.evaluate(loss, tasks(generator, 2))
+
+
+@pytest.mark.parametrize("batch", [(), (1,), (3,)])
+@pytest.mark.parametrize("gradient", ["unroll", "checkpoint", "implicit"])
+def test_a_loss_that_calls_the_module_itself_is_told_so(gradient, batch, generator):
+    """It would leave all weights as they are, and say nothing."""
+    module = network()
+    with pytest.raises(ValueError, match="must call predict"):
+        inner_loop(
+            module,
+            lambda predict, data: loss(module, data),
+            tasks(generator, *batch),
+            SGD(0.1),
+            3,
+            gradient=gradient,
+            batch_dims=len(batch),
+        )
+
+
+def test_a_loss_of_the_weights_alone_is_a_loss(generator):
+    module, data = network(), tasks(generator)
+    fast = inner_loop(
+        module, lambda predict, data: sum(w.square().sum() for w in predict.weights.values()), data, SGD(0.1), 1
+    )
+    torch.testing.assert_close(fast["0.weight"], 0.8 * module[0].weight)

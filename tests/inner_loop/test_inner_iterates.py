@@ -69,6 +69,29 @@ def test_a_batch_of_tasks_is_each_task_alone(gradient, generator, device):
             torch.testing.assert_close(values[i, j], alone.evaluate(loss, tuple(t[i, j] for t in data)))
 
 
+@pytest.mark.parametrize("gradient", ["unroll", "checkpoint", "implicit"])
+@pytest.mark.parametrize("batch", [(1,), (1, 1)])
+def test_a_batch_of_one_task_is_the_task(batch, gradient, generator):
+    """It takes another way, without vmap."""
+    module, data = network(), tasks(generator)
+    options = {"prox": 1.0, "gradient": gradient} | ({"on_failure": "return"} if gradient == "implicit" else {})
+    x, y, weights = (t.clone().requires_grad_() for t in data)
+    alone = inner_loop(module, loss, (x, y, weights), Adam(0.05), 7, **options)
+    batched = tuple(t.reshape(batch + t.shape) for t in (x, y, weights))
+    fast = inner_loop(module, loss, batched, Adam(0.05), 7, batch_dims=len(batch), **options)
+    assert all(w.shape == batch + alone[name].shape for name, w in fast.items())
+    values = fast.evaluate(loss, batched), alone.evaluate(loss, (x, y, weights))
+    assert values[0].shape == batch
+    leaves = [x, y, weights, *module.parameters()]
+    slopes = [
+        torch.autograd.grad(value.sum() + f["0.bias"].sum(), leaves)
+        for value, f in zip(values, (fast, alone), strict=True)
+    ]
+    torch.testing.assert_close(*slopes, atol=1e-9, rtol=1e-7)
+    shapes = fast.evaluate(lambda predict, data: {"out": predict(data[0]), "name": "task"}, batched)
+    assert shapes["out"].shape == (*batch, 6, 1) and shapes["name"] == "task"
+
+
 def test_the_result_is_what_functional_call_and_vmap_take(generator):
     module, (x, y, weights) = network(), tasks(generator, 4)
     fast = inner_loop(module, loss, (x, y, weights), SGD(0.1), 3, batch_dims=1)

@@ -396,6 +396,32 @@ def test_bounds_are_rounded_inwards(engine):
     assert solve_integer(tensor([-1.0], dtype=D), None, None, 0, 0.29 * 100, **engine).y.tolist() == [29]
 
 
+def test_large_bounds_stay_where_they_are(engine):
+    """To 10⁻⁹ of its size, 10¹⁰ + 3 is 10¹⁰ + 13 too."""
+    c = tensor([[-1.0, 1], [1, -1]], dtype=D)
+    y = solve_integer(c, None, None, 1e10, 1e10 + 3, **engine).y - 1e10
+    assert y.tolist() == [[3, 0], [0, 3]]
+    assert solve_integer(c, None, None, -9e15, 9e15).y.abs().unique().tolist() == [9e15]
+
+
+def test_bounds_in_single_precision_are_what_they_are_meant_to_be(engine):
+    """The number below 7 in float32 is off by more than 10⁻⁹ of it."""
+    upper = torch.nextafter(tensor(7.0), tensor(0.0))
+    assert solve_integer(-torch.ones(2, 1), None, None, 0, upper, **engine).y.tolist() == [[7], [7]]
+
+
+def test_a_step_to_a_bound_that_is_meant_is_not_dropped():
+    c = torch.ones(1, dtype=D, requires_grad=True)
+    solve_integer(c, None, None, 28, 0.29 * 100).y.backward(tensor([-1.0], dtype=D))
+    assert 0.29 * 100 < 29 and c.grad.tolist() == [1]
+
+
+@pytest.mark.parametrize("tiny", [5e-324, 1e-310, 1e-300])
+def test_costs_that_hardly_exist(tiny, engine):
+    c = tiny * tensor([[1.0, -1], [-1, 1]], dtype=D)
+    assert solve_integer(c, None, None, 0, 1, **engine).y.tolist() == [[0, 1], [1, 0]]
+
+
 def test_an_equality_is_two_rows(engine):
     A, b = tensor([[1.0, 1, 1], [-1, -1, -1]], dtype=D), tensor([2.0, -2], dtype=D)
     assert solve_integer(tensor([1.0, 2, 3], dtype=D), A, b, 0, 1, **engine).y.tolist() == [1, 1, 0]

@@ -1,15 +1,14 @@
-"""One integer program after another through HiGHS's branch and bound, several at a time in threads.
+"""Integer programs through HiGHS, several at a time in threads: relaxations first, then one search after another.
 
-HiGHS takes a row as satisfied, and a bound as met, to within 10⁻⁶ in the units it is given. So a program is handed over
-with its coefficients scaled to some thousand, by powers of two, which changes none of their digits; what comes back is
-rounded and checked against the program itself. A program that is said to be infeasible is solved again without
-presolve, and one that is said to be unbounded must show a feasible point and a direction.
+What comes back from a search is rounded and checked against the program itself. A program that is said to be infeasible
+is solved again without presolve, and one that is said to be unbounded must show a feasible point and a direction.
 """
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -21,20 +20,10 @@ from ...batch.shapes import flatten
 from ...solution import INFEASIBLE, SOLVED, STUCK, UNBOUNDED
 from ...validate import NO_BOUND
 from .program import Program, residual
+from .relaxation import GAP, pieces, solve_relaxed
+from .rows import SIZE, Element, scaled_rows, unit
 
-SIZE = 2.0**10  # of the largest coefficient of a row, or of the costs, as HiGHS sees it
 OPTIMAL, LIMIT, EMPTY, ENDLESS = 0, 1, 2, 3  # milp's own codes; anything else is trouble
-GAP = 1e-9  # between the value and the bound below it that is proved, relative to Σ|cⱼ yⱼ|
-
-
-class Element(NamedTuple):
-    """One program, in arrays."""
-
-    c: np.ndarray
-    A: np.ndarray
-    b: np.ndarray
-    lower: np.ndarray
-    upper: np.ndarray
 
 
 class Found(NamedTuple):
@@ -58,13 +47,23 @@ def branch_and_bound(
     """
     batch, device = program.c.shape[:-1], program.c.device
     arrays = [flatten(t, dims, batch).cpu().numpy() for t, dims in zip(program, (1, 2, 1, 1, 1), strict=True)]
-    elements = [Element(*(a[0] if len(a) == 1 else a[i] for a in arrays)) for i in range(batch.numel())]
-    solve = partial(_solve, tolerance=tolerance, max_nodes=max_nodes, closest=closest)
+    rows = [list(a) * (batch.numel() if len(a) == 1 else 1) for a in arrays]
+    elements = [Element(*parts) for parts in zip(*rows, strict=True)]
+    search = partial(_solve, tolerance=tolerance, max_nodes=max_nodes, closest=closest)
     with ThreadPoolExecutor(max(1, torch.get_num_threads())) as threads:
-        found = list(threads.map(solve, elements))
+        known = _relax(elements, tolerance, threads)
+        open_ones = threads.map(search, (e for e, y in zip(elements, known, strict=True) if y is None))
+        found = [next(open_ones) if y is None else Found(y, SOLVED, 0) for y in known]
     y = torch.as_tensor(np.array([f.y for f in found]), device=device).reshape(program.c.shape)
     status, nodes = (torch.tensor(numbers, device=device) for numbers in zip(*(f[1:] for f in found), strict=True))
     return y, status.reshape(batch), nodes.reshape(batch)
+
+
+def _relax(elements: list[Element], tolerance: float, threads: ThreadPoolExecutor) -> list[np.ndarray | None]:
+    """The solutions of those that need no search; one program alone starts with its relaxation anyway."""
+    if len(elements) == 1:
+        return [None]
+    return list(chain(*threads.map(partial(solve_relaxed, tolerance=tolerance), pieces(elements))))
 
 
 def _solve(element: Element, tolerance: float, max_nodes: int, closest: bool) -> Found:
@@ -87,47 +86,25 @@ def _solve(element: Element, tolerance: float, max_nodes: int, closest: bool) ->
 
 
 def _milp(element: Element, c: np.ndarray, slack: float, max_nodes: int, presolve: bool = True) -> OptimizeResult:
-    rows = _rows(element, slack)
     return milp(
-        c * _unit(c),
+        c * unit(c),
         integrality=np.ones_like(c),
         bounds=Bounds(element.lower, element.upper),
-        constraints=rows,
+        constraints=_constraints(element, slack),
         options={"mip_rel_gap": 0, "node_limit": max_nodes, "presolve": presolve},
     )
 
 
-def _rows(element: Element, slack: float) -> list[LinearConstraint]:
-    """Ay ≤ b, scaled; of two rows a and −a, as of an equality, HiGHS is told as one, which it solves in a fifth of the
-    time."""
-    kept = element.b < NO_BOUND
-    if not kept.any():
-        return []
-    A, b = element.A[kept] + 0.0, element.b[kept]
-    unit = _unit(A)
-    upper = (b + slack * np.maximum(np.abs(b), np.abs(A).max(axis=-1))) * unit
-    lower, alone = np.full(len(b), -np.inf), np.ones(len(b), dtype=bool)
-    known: dict[bytes, int] = {}
-    for k, row in enumerate(A):
-        other = known.get((0.0 - row).tobytes())
-        if other is not None and -upper[k] <= upper[other]:
-            lower[other], alone[k] = max(lower[other], -upper[k]), False
-        else:
-            known[row.tobytes()] = k
-    return [LinearConstraint((A * unit[:, None])[alone], lower[alone], upper[alone])]
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-    """The power of two that brings each row's largest magnitude to some thousand."""
-    largest = np.abs(rows).max(axis=-1)
-    return np.where(largest > 0, SIZE * np.exp2(-np.ceil(np.log2(np.where(largest > 0, largest, SIZE)))), 1.0)
+def _constraints(element: Element, slack: float) -> list[LinearConstraint]:
+    rows = scaled_rows(element, slack)
+    return [LinearConstraint(*rows)] if len(rows.upper) else []
 
 
 def _is_right(element: Element, y: np.ndarray, result: OptimizeResult, tolerance: float) -> bool:
     """Whether the rounded point satisfies the constraints, and no other can be better, as the search has proved."""
     inside = ((element.lower <= y) & (y <= element.upper)).all()
     violation = residual(*(torch.as_tensor(t) for t in (element.A, element.b, y)))
-    value, bound = element.c @ y, result.mip_dual_bound / _unit(element.c)
+    value, bound = element.c @ y, result.mip_dual_bound / unit(element.c)
     return bool(inside and violation <= tolerance and value - bound <= GAP * (np.abs(element.c) @ np.abs(y)))
 
 
@@ -137,8 +114,8 @@ def _is_unbounded(element: Element, max_nodes: int) -> bool:
         return False
     kept = element.b < NO_BOUND
     box = np.stack([-1.0 * np.isinf(element.lower), 1.0 * np.isinf(element.upper)], -1)
-    A = element.A[kept] * _unit(element.A[kept])[:, None] if kept.any() else None
-    c = element.c * _unit(element.c)
+    A = element.A[kept] * unit(element.A[kept])[:, None] if kept.any() else None
+    c = element.c * unit(element.c)
     ray = linprog(c, A_ub=A, b_ub=None if A is None else np.zeros(len(A)), bounds=box)
     return bool(ray.status == 0 and ray.fun < -1e-6 * SIZE)
 
@@ -159,7 +136,7 @@ def _closest(element: Element, max_nodes: int) -> np.ndarray:
         elastic.c,
         integrality=np.concatenate([np.ones(n), np.zeros(m)]),
         bounds=Bounds(elastic.lower, elastic.upper),
-        constraints=_rows(elastic, 0.0),
+        constraints=_constraints(elastic, 0.0),
         options={"mip_rel_gap": 0, "node_limit": max_nodes},
     )
     return np.full(n, np.nan) if result.x is None else np.round(result.x[:n]) + 0.0

@@ -52,7 +52,8 @@ class IntegerSolution:
         y: minimiser, ``(*batch, n)``, integers in the dtype of c. Carries the surrogate gradient.
         value: cᵀy, ``(*batch,)``. Carries its own derivative, which is exact where y is unique: y in c, 0 in A and b.
         converged: whether y is feasible and no other point is better, ``(*batch,)``.
-        iterations: nodes of the branch and bound, 0 for enumeration, ``(*batch,)``.
+        iterations: nodes of the branch and bound, 0 where there was none: where the points were enumerated, or the
+            linear relaxation has a whole solution; ``(*batch,)``.
         residual: the largest violation of a constraint, relative to |b| + Σ|aⱼ yⱼ|, ``(*batch,)``.
         status: ``(*batch,)``, int64: 1 solved, 2 infeasible, 3 unbounded, 4 not solved within the limit.
     """
@@ -100,7 +101,8 @@ def solve_integer(
             ``"closest"`` gives infeasible elements the integer point of the box with the least sum of distances to
             violated constraints, from which (3) leads back (``converged`` is False there), and raises for the rest.
         enumerate_up_to: a box with at most so many integer points (the widest of the batch) is searched point by point
-            in torch, on the device of c; a larger one by HiGHS on the CPU, with as many threads as torch has there.
+            in torch, on the device of c; a larger one by HiGHS on the CPU, with as many threads as torch has there:
+            first a batch's linear relaxations, then a search for each element whose relaxation is not whole.
         max_nodes: of each branch and bound.
 
     Raises:
@@ -115,6 +117,7 @@ def solve_integer(
         *((name, t.double(), d) for name, t, d in zip(NAMES, arguments, solver.EVENT_DIMS, strict=True))
     )
     data[0] = data[0].expand(*batch, -1)
+    data[3:] = solver.round_inwards(data[3], data[4], c.dtype)
 
     solve = partial(
         solver.solve, dtype=c.dtype, enumerate_up_to=enumerate_up_to, max_nodes=max_nodes, on_failure=on_failure

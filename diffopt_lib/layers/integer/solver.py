@@ -1,4 +1,4 @@
-"""How (1) of :mod:`.layer` is solved: small boxes point by point, larger ones by branch and bound."""
+"""How (1) of :mod:`.layer` is solved: small boxes point by point, larger ones by relaxation and branch and bound."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from . import branching, enumeration
 from .program import TOLERANCE, Program, residual
 
 EVENT_DIMS = (1, 2, 1, 1, 1)
-# A bound this close to an integer, relative to its size, is that integer: 0.29 · 100 is meant to be 29.
-ROUNDING = 1e-9
+# A bound this close to an integer, relative to its size, is that integer: 0.29 · 100 is meant to be 29. But not farther
+# from it than the second number, or a bound of a billion would move by whole units.
+ROUNDING, FARTHEST = {torch.float32: 1e-6, torch.float64: 1e-9}, 1e-3
 
 REASONS = {
     INFEASIBLE: "the integer program is infeasible: no integer point of the box satisfies all constraints.",
@@ -31,11 +32,10 @@ def solve(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """y ``(*batch, n)`` and status, nodes and residual ``(*batch,)`` for c with the whole batch and A, b, lower, upper.
 
-    Arguments are in float64; ``dtype`` is what they came in, which sets the tolerance.
+    Arguments are in float64, bounds rounded; ``dtype`` is what they came in, which sets the tolerance.
     """
     batch, tolerance, closest = c.shape[:-1], TOLERANCE[dtype], on_failure == "closest"
-    A, b, lower, upper = data
-    program = Program(c, A, b, *_round(lower, upper))
+    program = Program(c, *data)
     if not batch.numel():
         y, status, nodes = c, *2 * (torch.zeros(batch, dtype=torch.int64, device=c.device),)
     elif enumeration.sizes(program).prod() <= enumerate_up_to:
@@ -45,14 +45,15 @@ def solve(
         y, status, nodes = branching.branch_and_bound(program, tolerance, max_nodes, closest)
     if on_failure != "nan":
         raise_failed(torch.where(y.isnan().any(-1), status, SOLVED), REASONS)
-    return y, status, nodes, residual(A, b, y)
+    return y, status, nodes, residual(program.A, program.b, y)
 
 
-def _round(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+def round_inwards(lower: Tensor, upper: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """The bounds as integers, ±∞ where there is none."""
-    lower = torch.ceil(lower - ROUNDING * lower.abs().clamp(1, NO_BOUND))
-    upper = torch.floor(upper + ROUNDING * upper.abs().clamp(1, NO_BOUND))
-    return (
-        torch.where(lower <= -NO_BOUND, -torch.inf, lower) + 0.0,
-        torch.where(upper >= NO_BOUND, torch.inf, upper) + 0.0,
-    )
+    return -_rounded_down(-lower, dtype), _rounded_down(upper, dtype)
+
+
+def _rounded_down(upper: Tensor, dtype: torch.dtype) -> Tensor:
+    near = (ROUNDING[dtype] * upper.abs().clamp_min(1)).clamp_max(FARTHEST)
+    whole = torch.where((upper - upper.round()).abs() <= near, upper.round(), upper.floor())
+    return torch.where(upper >= NO_BOUND, torch.inf, whole) + 0.0
