@@ -17,6 +17,7 @@ from .harness.training import epochs, train
 
 MODULES = (
     "sudoku",
+    "sudoku_rules",
     "denoising",
     "few_shot",
     "jigsaw",
