@@ -24,6 +24,7 @@ MODULES = (
     "presets",
     "legend",
     "status",
+    "snapshot",
     "contract",
     "view",
     "hosts",

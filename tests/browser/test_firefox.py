@@ -95,3 +95,23 @@ def test_on_a_narrow_page_the_figure_stays_in_view(firefox: Firefox, html: Path)
         }"""
     )
     assert figure["top"] >= -1 and figure["bottom"] <= control["top"] + 1 and control["bottom"] <= 845
+
+
+def test_a_link_restores_the_state(firefox: Firefox, html: Path) -> None:
+    firefox.resize(1280, 900)
+    firefox.open(html / PAGE)
+    assert firefox.evaluate(READY)
+    shown, address = firefox.evaluate(
+        """async () => {
+          const root = document.querySelector('.diffopt-explorer');
+          await root.explorer.set({ ring: [0.25, -0.5], h1: 1.75 });
+          root.querySelector('.copy-link').click();
+          await new Promise(done => setTimeout(done, 300));
+          return [root.explorer.context(), location.href];
+        }"""
+    )
+    assert shown["ring"] == [0.25, -0.5] and "#explorer=1&ring=0.25,-0.5&h1=1.75" in address
+    firefox.call("browsingContext.navigate", context=firefox.context, url="about:blank", wait="complete")
+    firefox.call("browsingContext.navigate", context=firefox.context, url=address, wait="complete")
+    assert firefox.evaluate(READY)
+    assert firefox.evaluate("() => document.querySelector('.diffopt-explorer').explorer.context()") == shown

@@ -32,9 +32,15 @@ ONE_PIECE = """() => [...document.querySelectorAll("article :is(section, .admoni
   .map(e => e.outerHTML.slice(0, 100))"""
 APART = """() => [
   ...[...document.querySelectorAll("article :is(h2, h3, h4)")].filter(e => getComputedStyle(e).breakAfter !== "avoid"),
-  ...[...document.querySelectorAll("article :is(figure, .diffopt-explorer)")]
+  ...[...document.querySelectorAll("article :is(figure, .explorer-body, .explorer-snapshot)")]
     .filter(e => getComputedStyle(e).breakInside !== "avoid"),
 ].map(e => e.outerHTML.slice(0, 100))"""
+
+STATES = """() => JSON.stringify([...document.querySelectorAll(".diffopt-explorer")]
+  .map(({explorer}) => [explorer.context(), explorer.anchor(), explorer.marks()]))"""
+# What a picture shows, with its pixels.
+PICTURES = """pictures => pictures.map(picture => picture.querySelector(".explorer-figure").outerHTML
+  + [...picture.querySelectorAll("canvas")].map(canvas => canvas.toDataURL()).join(""))"""
 
 
 def to_paper(page: Page) -> None:
@@ -65,3 +71,25 @@ def test_the_screen_is_as_before_afterwards(chromium: Browser, html: Path) -> No
         page.evaluate(END)
         assert page.evaluate(count) == before
         assert page.locator("html").get_attribute("data-theme") == "dark"
+
+
+def test_paper_has_a_picture_of_every_preset(chromium: Browser, html: Path) -> None:
+    """What the text names as a button is a picture there, with its numbers; afterwards the explorer is as before."""
+    number = 0
+    for path in book_pages():
+        with visit(chromium, html / path, DESKTOP) as visited:
+            page = visited.page
+            page.wait_for_function("[...document.querySelectorAll('.diffopt-explorer')].every(root => root.explorer)")
+            before = page.evaluate(STATES)
+            to_paper(page)
+            page.evaluate(BEGIN)
+            for explorer in page.locator(".diffopt-explorer").all():
+                presets = explorer.evaluate("root => Object.keys(root.explorer.presets)")
+                assert explorer.locator(".explorer-snapshot strong").all_inner_texts() == presets
+                drawn = explorer.locator(".explorer-snapshot").evaluate_all(PICTURES)
+                assert len(set(drawn)) == len(presets), path
+                number += len(presets)
+            page.evaluate(END)
+            assert page.locator(".explorer-snapshot").count() == 0
+            assert page.evaluate(STATES) == before
+    assert number > 30

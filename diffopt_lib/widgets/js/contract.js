@@ -1,5 +1,6 @@
-// What tests and scripts hold on to: `element.explorer`.
+// What tests and the page's scripts hold on to: `element.explorer`.
 
+import { pictureAt } from "./snapshot.js";
 import { items } from "./text.js";
 
 /** @param {import("./view.js").View} view */
@@ -15,7 +16,15 @@ export function contractOf(view) {
     anchor: () => structuredClone(view.anchor),
     /** @param {Context} changes */
     set: (changes) => view.set(changes),
+    /** @param {Context} anchor */
+    setAnchor: (anchor) => {
+      view.setAnchor({ ...view.anchor, ...anchor });
+      view.redraw();
+    },
     pin: () => view.pin(),
+    presets: view.payload.presets,
+    /** @param {Preset} preset */
+    pictureAt: (preset) => pictureAt(view, preset),
     /** What the page would show at a context, without drawing it. @param {Context} context */
     solve: (context) => {
       const solution = view.solution(context);
