@@ -76,7 +76,8 @@ def lqr(
 
     Time is the dimension in front of the matrices and vectors. An argument without batch dimensions may lack it, if it
     is the same at all times; one with batch dimensions then has a time of 1. So C is ``(*batch, T or 1, n + m, n + m)``
-    or ``(n + m, n + m)``. Nothing is copied to be broadcast: C and F that the batch shares are factorised once.
+    or ``(n + m, n + m)``, and not ``(T, *batch, ·, ·)`` as in mpc.pytorch. Nothing is copied to be broadcast: C and F
+    that the batch shares are factorised once.
 
     The arithmetic is in float64 whatever the dtype of the arguments, which is the dtype of the result.
 

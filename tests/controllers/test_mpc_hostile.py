@@ -402,3 +402,32 @@ def test_bad_arguments_are_named(change, message):
     arguments = dict(x_init=STARTS, cost=(C, c), dynamics=F, horizon=5) | change
     with pytest.raises(ValueError, match=message):
         mpc(**arguments)
+
+
+def upright_at(cost_of_speed):
+    return lambda x, u: 1 - x[..., 0] + cost_of_speed * x[..., 2].square() + 1e-3 * u.square().sum(-1)
+
+
+class TestACostThatIsLinearInTheState:
+    """1 − cos θ has no curvature in (cos θ, sin θ): Gauss and Newton's steps creep, and float32 sees 1e-7 of it."""
+
+    ANGLES = torch.tensor([0.5, -0.7, 0.2], dtype=torch.float64)
+
+    @pytest.mark.parametrize("mass", [0.55, 0.8, 1.05, 1.5])
+    def test_few_iterations_are_enough(self, mass, dtype):
+        x_init = Pendulum.state(self.ANGLES, torch.zeros(3, dtype=torch.float64)).to(dtype)
+        solution = mpc(x_init, upright_at(0.1), Pendulum(mass=mass), 15, u_lower=-5.0, u_upper=5.0)
+        assert solution.iterations.max() <= 20  # 200 were not enough
+        exact = mpc(x_init.double(), upright_at(0.1), Pendulum(mass=mass), 15, u_lower=-5.0, u_upper=5.0)
+        torch.testing.assert_close(solution.u.double(), exact.u, rtol=0, atol=1e-8 if dtype == torch.float64 else 1e-3)
+
+    def test_a_closed_loop_in_float32_comes_to_rest_within_its_limit(self):
+        system = Pendulum()
+        x, plan = Pendulum.state(self.ANGLES, torch.zeros(3, dtype=torch.float64)).float(), None
+        for _ in range(25):
+            options = dict(u_lower=-5.0, u_upper=5.0, constraints=lambda x, u: math.cos(0.72) - x[..., :1])
+            solution = mpc(x, upright_at(0.1), system, 15, u_init=plan, **options)
+            x = system(x, solution.u[:, 0]).detach()
+            plan = torch.cat([solution.u[:, 1:], solution.u[:, -1:]], 1).detach()
+            assert (x[:, 0] >= math.cos(0.72) - 1e-5).all()
+        assert x[:, 1].abs().max() < 0.1

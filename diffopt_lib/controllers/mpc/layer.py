@@ -34,6 +34,12 @@ task, say) every gradient but the bound's is exactly zero.
     def cost(x, u):
         return stage(x[..., :n], u) + rate * (u - x[..., n:]).square().sum(-1)
 
+**Tensors of mpc.pytorch** have the time in front of the batch:
+
+    mpc(x_init, (C.transpose(0, 1), c.transpose(0, 1)), F.transpose(0, 1), T, u_lower=u_lower.transpose(0, 1))
+
+Its derivative is ``gradient="gauss_newton"``, its ``exit_unconverged=False`` is ``on_failure="return"``.
+
 Chapter: book/2_differentiable/10_control. Source: Amos et al., Differentiable MPC, 2018; the exact curvature as in
 Frey et al., Differentiable nonlinear MPC, 2025.
 """

@@ -60,7 +60,7 @@ def _roll_out(it: Iterate, K: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
 def _good(it: Iterate, values: Tensor, slope: Tensor, length: float) -> Tensor:
     """Whether the merit decreases by a fraction of what the slope promises; rounding is forgiven."""
     before, after = _merit(it, it.at.values), _merit(it, values)
-    rounding = 10 * torch.finfo(values.dtype).eps * it.at.values[..., 0].abs().sum(-1)
+    rounding = 10 * torch.finfo(values.dtype).eps * size_of_cost(it)
     enough = after <= before + SUFFICIENT_DECREASE * length * slope + rounding
     return enough & torch.isfinite(after) & torch.isfinite(slope)
 
@@ -73,3 +73,9 @@ def _merit(it: Iterate, values: Tensor) -> Tensor:
     rho = it.rho[:, None, None]
     multiplier = (it.mu + rho * it.stage.layout.rows(values)).clamp_min(0)
     return cost + ((multiplier.square() - it.mu.square()) / (2 * rho)).sum((-2, -1))
+
+
+def size_of_cost(it: Iterate) -> Tensor:
+    """What is added up to the cost, ``(N,)``, to first order also inside of the caller's function: 1 − cos θ is rounded
+    like 1, however small it is."""
+    return it.at.values[..., 0].abs().sum(-1) + (it.at.jacobian[:, :, 0] * it.tau).abs().sum((-2, -1))

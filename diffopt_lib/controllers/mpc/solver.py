@@ -37,7 +37,7 @@ from .finish import Polished, Problem, polish
 from .kkt import sizes
 from .layout import Layout, time_first
 from .linear import UNCONFIRMED
-from .search import search
+from .search import search, size_of_cost
 from .stage import Stage
 from .trajectory import NEAR, Iterate, Start, active_side, begin, convex, cost_hessian, expand, row_scale, unmet
 
@@ -45,7 +45,9 @@ SETTLED = 1e-2  # relative optimality from which a full step may be followed by 
 VERY_NEAR = 1e-10  # for whom the polish did not find out which bounds and rows are active
 ROUNDS = 3  # of the active set method on a model, before its answer is used as it is
 NUDGES = 3  # off a saddle, before an element is given up
-CLOSE = 3e-3  # relative optimality from which the exact Hessian is tried
+CLOSE = 3e-3  # relative optimality from which the exact Hessian is tried, or
+PATIENCE = 8  # long steps after which it is: with a cost that is linear in the state Gauss and Newton's creep
+COARSE = 1e3  # digits of the merit, in units of the last, that rounding may have spoiled
 MOST_DAMPING = 1e8  # relative to the Hessian; an element that needs more is stuck
 LAST_PENALTY = 1e9  # ρ, relative to its unit, beyond which
 HOPELESS = 1e-5  # a relative violation is final
@@ -168,7 +170,9 @@ def minimise(start: Iterate, near: float, max_iterations: int) -> Found:
 
 def _judge(it: Iterate, near: float) -> Tensor:
     at = it.at
-    status = torch.where((at.residual <= near) & (at.violation <= near), SOLVED, RUNNING)
+    # Where the merit is too coarse to confirm what the model promises, the polish has to judge.
+    coarse = (it.length == 0) & (it.promised <= COARSE * torch.finfo(at.values.dtype).eps * size_of_cost(it))
+    status = torch.where(((at.residual <= near) | coarse) & (at.violation <= near), SOLVED, RUNNING)
     exhausted = it.damping > MOST_DAMPING
     status = torch.where((status == RUNNING) & exhausted, STUCK, status)
     if it.stage.layout.k:
@@ -203,13 +207,14 @@ def step(it: Iterate) -> Iterate:
     sound = factor.sound.all(0) & confirmed & (slope <= 0)
     K, k = (v.movedim(1, 0).to(it.tau.dtype) for v in (factor.K, k.squeeze(-1)))
     tau, rows, length = search(it, K, k, torch.where(sound, slope, -torch.inf))
+    it = it._replace(promised=torch.where(it.damping == 0, -slope, it.promised))
     return _update(it, tau, rows, length, side.squeeze(-1).movedim(1, 0))
 
 
 def _solve_model(it: Iterate) -> tuple[Boxed, Tensor, Tensor]:
     """The linear–quadratic model of the steps from a trajectory, its active bounds ``(N, T, m)``, and whether they are
     fit for use. Its Hessian is exact where long steps are taken and the model then settles, else Gauss and Newton's."""
-    exact = (it.length >= 0.5) & (it.damping == 0) & (it.at.residual <= CLOSE)
+    exact = (it.length >= 0.5) & (it.damping == 0) & ((it.at.residual <= CLOSE) | (it.long_steps >= PATIENCE))
     H = _exact_hessian(it) if exact.any() else _gauss_newton_hessian(it)
     if exact.any() and not exact.all():
         H = torch.where(exact[:, None, None, None], H, _gauss_newton_hessian(it))
@@ -267,7 +272,8 @@ def _update(it: Iterate, tau: Tensor, rows: Tensor, length: Tensor, side: Tensor
     grown = (10 * it.damping).clamp_min(1e-4)
     shrunk = torch.where(it.damping > 1e-3, it.damping / 100, 0)
     damping = torch.where(length == 0, grown, torch.where(length >= 0.5, shrunk, it.damping))
-    it = it._replace(tau=tau, side=side, damping=damping, length=length)
+    long_steps = it.long_steps + (length >= 0.5)
+    it = it._replace(tau=tau, side=side, damping=damping, length=length, long_steps=long_steps)
     if it.stage.layout.k:
         it = _update_multipliers(it, rows)
     return it._replace(at=expand(it.stage, tau, it.lower, it.upper, it.mu, it.rho, it.elastic))

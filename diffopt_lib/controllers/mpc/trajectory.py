@@ -44,6 +44,8 @@ class Iterate(NamedTuple):
     side: Tensor  # the bounds that were active in the last model: −1, 0 or 1
     damping: Tensor
     length: Tensor  # of the last step
+    long_steps: Tensor  # so far
+    promised: Tensor  # the decrease of the merit that the last model without damping promised
     last_violation: Tensor
     at: Expansion
 
@@ -69,7 +71,8 @@ def begin(start: Start, warm: bool) -> Iterate:
     mu, one = tau.new_zeros(N, layout.T, layout.k), tau.new_ones(N)
     at = expand(stage, tau, lower, upper, mu, one, 0 * one)
     side = touching(tau[..., layout.n :], lower, upper)
-    it = Iterate(stage, tau, lower, upper, mu, one, one, 0 * one, side, 0 * one, 0.25 * one, torch.inf * one, at)
+    zero, huge = 0 * one, torch.inf * one
+    it = Iterate(stage, tau, lower, upper, mu, one, one, zero, side, zero, 0.25 * one, zero, huge, huge, at)
     if not layout.k:
         return it
     G = at.jacobian[:, :, 1 + layout.n :]
