@@ -560,6 +560,23 @@ def test_a_start_where_the_jacobian_vanishes_is_left_if_it_is_no_minimum():
     assert (solution.iterations > 0).all()
 
 
+def test_a_start_on_the_plateau_of_a_robust_loss_is_no_minimum():
+    """ρ' of the Welsch loss is 0 in float64 at 30 radii, and so are gradient and Gauss–Newton matrix."""
+
+    def distance(y, x):
+        return y - x
+
+    x, y0 = torch.tensor([[30.0], [5.0]], dtype=DOUBLE), torch.zeros(2, 1, dtype=DOUBLE)
+    with pytest.raises(SolverError, match="beyond the radius") as failure:
+        least_squares(distance, y0, x, loss="welsch")
+    assert failure.value.indices == [(0,)]
+    solution = least_squares(distance, y0, x, loss="welsch", on_failure="nan")
+    assert solution.converged.tolist() == [False, True] and abs(solution.y[1].item() - 5) < 1e-6
+    assert least_squares(distance, y0, x, loss="welsch", radius=30.0).converged.all()  # nearer, it is found
+    nothing = least_squares(distance, y0, x, weight=torch.zeros(1, dtype=DOUBLE))  # any y is a minimum of 0
+    assert nothing.converged.all()
+
+
 def test_the_backward_pass_tests_the_full_hessian_at_an_inflection():
     """f = ½ (y³ + x)² has slope 0 at y = 0 for x = 1 but no minimum there."""
     x = tensor(1.0).requires_grad_()

@@ -95,6 +95,24 @@ def test_a_graph_without_a_known_pose_is_found_but_has_no_derivative(made):
         torch.autograd.grad(estimate.poses.square().sum(), measured)
 
 
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"known": torch.tensor([1] + 39 * [0])}, "known must be bool"),
+        ({"known": torch.ones(40, dtype=torch.bool)}, "known must leave some pose unknown"),
+        ({"edges": lambda g: g.edges - 1}, "edges must be indices of 40 poses, got some from -1"),
+        ({"edges": lambda g: g.edges.to(torch.int32)}, "edges must be int64"),
+        ({"measured": lambda g: 1.5 * g.measured}, "measured must be poses"),
+        ({"measured": lambda g: g.measured[1:]}, "measured must have shape"),
+    ],
+)
+def test_what_is_no_graph_is_named(change, complaint):
+    graph = synthetic(40, generator=torch.Generator().manual_seed(0)).graph
+    ((name, value),) = change.items()
+    with pytest.raises(ValueError, match=complaint):
+        replace(graph, **{name: value(graph) if callable(value) else value}).solve()
+
+
 def test_a_graph_is_read_as_it_was_written(made, tmp_path):
     graph, _ = of_one(made)
     write_g2o(tmp_path / "graph.g2o", graph)

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...validate import values_visible
 from .groups import SE2
 from .layer import LeastSquaresSolution, least_squares
 from .manifolds import Power
@@ -68,9 +69,11 @@ class PoseGraph:
             weight: w_e, a number, ``(*batch, 1)`` or ``(*batch, E)``.
             form: of the linear systems, see :func:`.layer.least_squares`.
             options: ``loss``, ``radius`` and whatever else it takes.
+
+        Raises:
+            ValueError: also for edges that lead to no pose, measurements that are no poses, all poses known.
         """
-        if not len(self.unknown):
-            raise ValueError("known must leave some pose unknown")
+        _check(self)
         known, unknown = self.known.nonzero().squeeze(-1), self.unknown
         order = torch.cat([unknown, known]).argsort()
         batch = torch.broadcast_shapes(self.poses.shape[:-2], self.measured.shape[:-2])
@@ -101,6 +104,24 @@ class PoseGraph:
     def with_poses(self, poses: Tensor) -> PoseGraph:
         """The same graph, guessed otherwise."""
         return replace(self, poses=poses)
+
+
+def _check(graph: PoseGraph) -> None:
+    poses, edges, measured, known = graph.poses, graph.edges, graph.measured, graph.known
+    N, E = poses.shape[-2], len(edges)
+    if known.dtype != torch.bool or known.shape != (N,):
+        raise ValueError(f"known must be bool of shape ({N},), got {known.dtype} of shape {tuple(known.shape)}")
+    if edges.dtype != torch.int64 or edges.shape != (E, 2):
+        raise ValueError(f"edges must be int64 of shape (E, 2), got {edges.dtype} of shape {tuple(edges.shape)}")
+    if measured.shape[-2:] != (E, 4):
+        raise ValueError(f"measured must have shape (*batch, {E}, 4), got {tuple(measured.shape)}")
+    if E and not 0 <= edges.min() <= edges.max() < N:
+        raise ValueError(f"edges must be indices of {N} poses, got some from {edges.min()} to {edges.max()}")
+    if known.all():
+        raise ValueError("known must leave some pose unknown")
+    off = measured.detach()[..., 2:].norm(dim=-1) - 1
+    if values_visible(off) and not (off.abs() <= 1e-3).all():
+        raise ValueError("measured must be poses (x, y, cos θ, sin θ), got some whose cos² θ + sin² θ is not 1")
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,9 @@ says nothing: damping makes any step small.
 **The last digits.** Where residuals are large and curved the steps converge linearly. So small dense problems stop at
 an error of 1e-3, and Newton's method with the whole Hessian, which must be positive definite there anyway, ends them.
 
+**Plateaus.** So far beyond the radius that ρ' is 0 in float64, as it is for the Welsch loss at 28 radii, nothing says
+where to go. Where that is so of all residuals, the element has failed.
+
 **Saddles.** Where (1) holds though f is curved down, as at a start at which J = 0, the point is no minimum. It is left
 along the curvature, once; whoever comes back to a saddle has failed.
 """
@@ -72,7 +75,7 @@ class Iterate(NamedTuple):
     """A point and what is known there.
 
     ``size`` is the largest |y| so far and ``lowest`` the smallest diagonal of M, ``value`` is f, ``error`` as in (1).
-    ``finished`` says that no further step is of use.
+    ``finished`` says that no further step is of use, ``flat`` that all ρ' are 0 though residuals are not.
     """
 
     model: Model
@@ -86,6 +89,7 @@ class Iterate(NamedTuple):
     place: Place
     control: Control
     finished: Tensor
+    flat: Tensor
 
 
 class Found(NamedTuple):
@@ -167,10 +171,10 @@ def descend(model: Model, box: Box, y: Tensor, search: Search, goal: float) -> F
 def _begin(model: Model, box: Box, y: Tensor, search: Search) -> Iterate:
     y = y.clamp(box.lower, box.upper)
     never = torch.zeros(len(y), dtype=torch.bool, device=y.device)
-    value, error, scale, place = _evaluate(model, box, y, never, None, search)
+    value, error, scale, place, flat = _evaluate(model, box, y, never, None, search)
     size = model.manifold.size(y.detach())
     lowest = place.normal.diagonal().detach()
-    return Iterate(model, box, y, size, lowest, value, error, scale, place, search.method.start(place.D), never)
+    return Iterate(model, box, y, size, lowest, value, error, scale, place, search.method.start(place.D), never, flat)
 
 
 def step(it: Iterate, search: Search) -> Iterate:
@@ -200,17 +204,17 @@ def step(it: Iterate, search: Search) -> Iterate:
     if not accepted.any():
         return it._replace(control=control, finished=finished)
     y = torch.where(accepted.unsqueeze(-1), y, it.y)
-    value, error, scale, place = _evaluate(model, it.box, y, it.error <= NEAR, place.D, search)
+    value, error, scale, place, flat = _evaluate(model, it.box, y, it.error <= NEAR, place.D, search)
     level = (accepted & (predicted <= rounding)) & (error > 0.5 * it.error)  # rounding lets the slope fall no further
     finished = finished | level.detach()
     lowest = torch.minimum(it.lowest, place.normal.diagonal().detach())
-    return Iterate(model, it.box, y, size, lowest, value, error, scale, place, control, finished)
+    return Iterate(model, it.box, y, size, lowest, value, error, scale, place, control, finished, flat)
 
 
 def _evaluate(
     model: Model, box: Box, y: Tensor, near: Tensor, D: Tensor | None, search: Search
-) -> tuple[Tensor, Tensor, Tensor, Place]:
-    """f, the error (1) and what slopes are measured by in it, and the place."""
+) -> tuple[Tensor, Tensor, Tensor, Place, Tensor]:
+    """f, the error (1) and what slopes are measured by in it, the place, and whether it is flat."""
     at = model.linearise(y, near)
     normal: Normal = search.form(model, at, y)
     with torch.no_grad():
@@ -224,7 +228,8 @@ def _evaluate(
         error = largest(torch.where(slope > 0, slope / torch.where(scale > 0, scale, torch.finfo(scale.dtype).tiny), 0))
         D = torch.where(D > 0, D, 1)
         level = LEAST * largest(diagonal / D)
-    return at.value, error, scale, Place(normal, at.gradient, D, free, level)
+        flat = (at.size == 0) & (at.value > 0)
+    return at.value, error, scale, Place(normal, at.gradient, D, free, level), flat
 
 
 def held(model: Model, box: Box, y: Tensor, gradient: Tensor | None = None) -> Tensor:
@@ -248,7 +253,7 @@ def _judge(it: Iterate, search: Search, goal: float) -> Tensor:
     solved = (it.error <= goal) | it.finished | (spent & (it.error <= ROUNDING_LEVEL))
     status = torch.where(solved, SOLVED, torch.where(spent, STUCK, RUNNING))
     finite = torch.isfinite(it.value) & torch.isfinite(it.place.gradient).all(-1)
-    return torch.where(finite, status, UNDEFINED)
+    return torch.where(finite & ~it.flat, status, UNDEFINED)
 
 
 def raise_unsolved(found: Found, batch: torch.Size, on_failure: OnFailure) -> None:
@@ -257,7 +262,8 @@ def raise_unsolved(found: Found, batch: torch.Size, on_failure: OnFailure) -> No
         return
     error, iterations, status = (t.reshape(batch) for t in (found.error, found.iterations, found.status))
     reasons: dict[int, str | Callable[[Tensor], str]] = {
-        UNDEFINED: "the residuals or their derivative are not finite at the start, or it leads to a saddle of f.",
+        UNDEFINED: "the residuals or their derivative are not finite at the start or where it leads, or it leads to a "
+        "saddle of f, or all residuals are so far beyond the radius that the loss is level to the last digit.",
         STUCK: lambda failed: (
             f"no convergence in {iterations[failed].max().item()} iterations: the residuals are not yet orthogonal to "
             f"the columns of their Jacobian (cosine {error[failed].max().item():.1e})."
