@@ -51,13 +51,18 @@ def _least(merit: Callable[[Program, Halves], Tensor], program: Program) -> tupl
     while math.prod(values[middle:]) * whole > NUMBERS_AT_ONCE and middle < len(values):
         middle += 1  # a first half can be taken in parts, a second one not
     first, second = _grid(values[:middle], device), _grid(values[middle:], device)
-    found = []
-    for part in first.split(max(1, NUMBERS_AT_ONCE // max(1, whole * len(second)))):
+    parts = iter(first.split(max(1, NUMBERS_AT_ONCE // max(1, whole * len(second)))))
+
+    def best_of(part: Tensor) -> tuple[Tensor, Tensor]:
         value, index = merit(program, (part, second)).min(-1)
-        found.append((value, torch.cat([part[index // len(second)], second[index % len(second)]], -1)))
-    best, steps = (torch.stack(pieces) for pieces in zip(*found, strict=True))
-    value, block = best.min(0)
-    return value, program.lower + steps.gather(0, block[None, ..., None].expand(1, *steps.shape[1:])).squeeze(0)
+        return value, torch.cat([part[index // len(second)], second[index % len(second)]], -1)
+
+    least, steps = best_of(next(parts))
+    for part in parts:  # the best so far is kept, not the best of each: a large batch has thousands of parts
+        value, other = best_of(part)
+        better = value < least
+        least, steps = torch.where(better, value, least), torch.where(better.unsqueeze(-1), other, steps)
+    return least, program.lower + steps
 
 
 def _cost(program: Program, grids: Halves, tolerance: float) -> Tensor:
