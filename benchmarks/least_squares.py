@@ -1,6 +1,8 @@
 """Nonlinear least squares: batches of small dense problems, and one sparse pose graph, forward and backward.
 
-scipy, pyceres and gtsam solve one problem after the other and have no derivative. For the dense problems the solutions
+Theseus solves the dense problems as a batch, with its implicit derivative, which is that of a Gauss–Newton step; for
+pose graphs it needs cholmod, which is not installed with the others. scipy, pyceres and gtsam solve one problem after
+the other and have no derivative. For the dense problems the solutions
 of scipy and pyceres are given the implicit one, all elements at once; for the pose graph the gradient of pyceres and
 gtsam is NaN and their backward pass takes no time. pyceres evaluates residuals in Python (numpy, exact Jacobians), as
 its users must, and scipy does likewise; gtsam has the residuals of a pose graph in C++.
@@ -112,6 +114,38 @@ def pyceres(problem: Saturated | Poses) -> Forward:
     return with_implicit_derivative(problem, solve_one)
 
 
+def theseus(problem: Saturated) -> Forward:
+    """Levenberg–Marquardt with adaptive damping and dense Cholesky, Jacobians by ``torch.func``."""
+    import theseus as package
+
+    m, n = problem.A.shape[-2:]
+    dtype = problem.A.dtype
+    A = package.Variable(problem.A.detach().flatten(1), name="A")
+    b = package.Variable(problem.b.detach(), name="b")
+
+    def error(optim_vars: Any, aux_vars: Any) -> Tensor:
+        (y,), (A, b) = optim_vars, aux_vars
+        return saturated(y.tensor, A.tensor.unflatten(-1, (m, n)), b.tensor)
+
+    objective = package.Objective(dtype=dtype)
+    weight = package.ScaleCostWeight(torch.ones(1, 1, dtype=dtype))
+    unknown = [package.Vector(n, name="y", dtype=dtype)]
+    cost = package.AutoDiffCostFunction(unknown, error, m, cost_weight=weight, aux_vars=[A, b], autograd_mode="vmap")
+    objective.add(cost)
+    tolerances = {"abs_err_tolerance": 1e-14, "rel_err_tolerance": 1e-12}
+    solver = package.LevenbergMarquardt(
+        objective, linear_solver_cls=package.CholeskyDenseSolver, max_iterations=100, step_size=1.0, **tolerances
+    )
+    layer = package.TheseusLayer(solver, vectorize=True)
+    options = {"backward_mode": package.BackwardMode.IMPLICIT, "adaptive_damping": True, "damping": 1e-3}
+
+    def solve(A: Tensor, b: Tensor) -> Tensor:
+        start = {"y": problem.y0, "A": A.flatten(1), "b": b}
+        return layer.forward(start, optimizer_kwargs=options)[0]["y"]
+
+    return by_autograd(problem.parameters, solve)
+
+
 def ceres_poses(problem: Poses, package: Any, options: Any) -> Forward:
     """Poses (x, y, θ), every edge a cost function with the residual root · (Δt in the measured frame, Δθ) and log."""
     graph = problem.graph
@@ -200,6 +234,7 @@ METHODS = [
     Method("scipy", "scipy", "scipy.optimize", scipy, dense_only),
     Method("pyceres", "pyceres", "pyceres", pyceres, cpu_and_double_only),
     Method("gtsam", "gtsam", "gtsam", gtsam, poses_only),
+    Method("Theseus", "theseus-ai", "theseus", theseus, dense_only, in_torch=True),
 ]
 
 

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from ..autograd.opaque import opaque
 from ..autograd.precision import full_precision
-from ..batch.shapes import expand_vectors
+from ..batch.shapes import broadcast_batch, expand_vectors
 from ..solution import SolverError, failed_indices
 from ..validate import check_kind, check_same_kind, check_vectors, per_problem
 
@@ -113,6 +113,7 @@ def loss(
     """
     check_vectors(decision.reshape(-1, 1) if isinstance(decision, Tensor) else decision, "decision")
     check_same_kind("decision", decision, [("outcome", outcome)])
+    broadcast_batch([("decision", decision, 0), ("outcome", outcome, 0)])
     buy, short, over = (
         _Price(*(t.squeeze(-1) for t in _price(name, cost, decision)))
         for name, cost in (("order", order), ("shortage", shortage), ("excess", excess))

@@ -39,9 +39,11 @@ from ..batch.shapes import broadcast_batch
 from ..implicit import attach
 from ..linear import LinearOperator
 from ..validate import NO_BOUND, as_tensor, check_same_kind, check_vectors, per_problem
+from .arguments import check_hours
 from .ramps import Blocks, Chains, find_active, find_root
 
 UNDER, OVER = 50.0, 0.5
+LEAST_STD = 1e-100  # below which (z − μ)/σ and its square overflow
 
 
 @full_precision
@@ -57,7 +59,8 @@ def decide(
 
     Args:
         mean: μ, ``(*batch, n)``: n hours, 24 for a day. Time grows with n² if many ramps are active in a row.
-        std: σ > 0, ``(n,)`` or ``(*batch, n)``. Load and output, μ, σ, r and z, share one unit.
+        std: σ > 0, ``(n,)`` or ``(*batch, n)``. Load and output, μ, σ, r and z, share one unit. With σ below 1e-14 |μ|,
+            z is right, but its derivative in σ is rounding.
         ramp: r ≥ 0, a number or a tensor ``(*batch,)``. 1e20 or infinity is no limit.
         under, over: γ_u and γ_o ≥ 0, likewise: what a unit of missing and of surplus output costs. The quadratic term
             of (1) has the coefficient ½ in the same unit of money.
@@ -75,6 +78,7 @@ def decide(
     named = [("mean", mean, 1), ("std", std, 1), ("ramp", ramp, 0), ("under", under, 0), ("over", over, 0)]
     batch = broadcast_batch(named)
     mean, std = (t.expand(*batch, mean.shape[-1]).double() for t in (mean, std))
+    std = torch.where(std > 0, std.clamp_min(LEAST_STD), std)
     ramp, under, over = (t.expand(batch)[..., None].double() for t in (ramp, under, over))
     ramp = torch.where(ramp >= NO_BOUND, torch.full_like(ramp, NO_BOUND), ramp)
     level, block, offset = opaque(_solve, mean, std, ramp, under, over)
@@ -94,6 +98,7 @@ def loss(decision: Tensor, outcome: Tensor, *, under: float | Tensor = UNDER, ov
     check_vectors(decision, "decision")
     check_vectors(outcome, "outcome")
     check_same_kind("decision", decision, [("outcome", outcome)])
+    check_hours(("decision", decision), ("outcome", outcome))
     under, over = (per_problem(n, v, decision, "decision")[..., None] for n, v in (("under", under), ("over", over)))
     surplus = decision - outcome
     return (under * (-surplus).clamp_min(0) + over * surplus.clamp_min(0) + 0.5 * surplus.square()).sum(-1)
@@ -107,6 +112,7 @@ def expected_loss(
     check_vectors(decision, "decision")
     check_vectors(std, "std")
     check_same_kind("decision", decision, [("mean", mean), ("std", std)])
+    check_hours(("decision", decision), ("mean", mean))
     opaque(_check_std, std)  # which sees the values even under ``vmap``
     under, over = (per_problem(n, v, decision, "decision")[..., None] for n, v in (("under", under), ("over", over)))
     t = (decision - mean) / std

@@ -113,3 +113,8 @@ def test_a_cost_without_minimum_is_an_error_that_names_its_elements():
     with pytest.raises(SolverError, match="falls without end") as error:
         inventory.decide(torch.tensor([[0.5, 0.5], [0.5, 0.5]]), torch.tensor([1.0, 2.0]), **free)
     assert error.value.indices == [(1,)]
+
+
+def test_orders_and_demands_that_do_not_belong_together_are_named():
+    with pytest.raises(ValueError, match="must broadcast against each other, got decision"):
+        inventory.loss(torch.ones(3), torch.ones(2))

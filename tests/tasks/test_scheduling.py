@@ -190,3 +190,25 @@ def test_bad_input_is_named(change, complaint):
 def test_an_expected_loss_needs_a_deviation():
     with pytest.raises(ValueError, match="std must be positive, got 0"):
         scheduling.expected_loss(torch.ones(24), torch.ones(24), torch.zeros(24))
+
+
+def test_a_deviation_below_all_others_gives_a_finite_derivative():
+    """(z − μ)/σ and its square would overflow."""
+    mean = torch.tensor([1.0, 1.5, 1.2, 2.0, 1.8, 1.0], **torch_double)
+    std = torch.full_like(mean, 1e-300).requires_grad_()
+    z = scheduling.decide(mean, std, ramp=0.2)
+    certain = scheduling.decide(mean, torch.full_like(mean, 1e-9), ramp=0.2)
+    assert torch.allclose(z, certain, atol=1e-7)
+    (g,) = torch.autograd.grad(z.sum(), std)
+    assert torch.isfinite(g).all()
+
+
+def test_a_cost_is_of_as_many_hours_as_the_schedule():
+    z = torch.ones(2, 6, **torch_double)
+    for outcome in (torch.ones(3, **torch_double), torch.ones(2, 1, **torch_double)):
+        with pytest.raises(ValueError, match="outcome must have 6 entries, as decision has"):
+            scheduling.loss(z, outcome)
+        with pytest.raises(ValueError, match="mean must have 6 entries, as decision has"):
+            scheduling.expected_loss(z, outcome, torch.ones(6, **torch_double))
+    with pytest.raises(ValueError, match="must broadcast"):
+        scheduling.loss(z, torch.ones(3, 6, **torch_double))

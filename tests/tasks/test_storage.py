@@ -219,3 +219,9 @@ def test_rates_without_bound_float32_autocast_vmap_one_hour_and_no_day():
 def test_bad_input_is_named(change, complaint):
     with pytest.raises(ValueError, match=complaint):
         storage.decide(**({"prices": torch.ones(24)} | change))
+
+
+def test_a_plan_s_cost_needs_a_price_for_every_hour():
+    plan = storage.decide(random_prices(2, 6))
+    with pytest.raises(ValueError, match="outcome must have 6 entries, as decision has, got 1"):
+        storage.loss(plan, torch.ones(2, 1, dtype=double))

@@ -36,6 +36,7 @@ from ...controllers.mpc.layout import Layout
 from ...implicit import attach
 from ...solution import OnFailure, mark_failures
 from ...validate import as_tensor, check_kind, check_option, check_vectors, per_problem
+from ..arguments import check_hours
 from .derivative import conditions, solve_conditions
 from .solver import solve
 
@@ -133,6 +134,7 @@ def loss(
     """
     check_kind("decision", decision, Plan, "a Plan")
     check_vectors(outcome, "outcome")
+    check_hours(("decision", decision.charge), ("outcome", outcome))
     named = {"flexibility": flexibility, "health": health, "capacity": capacity}
     lam, eps, B = (per_problem(name, v, outcome, "outcome")[..., None] for name, v in named.items())
     a, b, x = decision.charge, decision.discharge, decision.level
