@@ -11,7 +11,7 @@ from torch import tensor
 
 from diffopt_lib import SolverError
 from diffopt_lib.layers import solve_integer
-from diffopt_lib.layers.integer import enumeration
+from diffopt_lib.layers.integer import branching, enumeration
 from diffopt_lib.memory import peak_memory
 
 D = torch.float64
@@ -351,6 +351,32 @@ def test_the_installed_highs_solves_issue_2957():
         [2, 3], integrality=[0, 1], bounds=(0, 10), constraints=scipy.optimize.LinearConstraint([[1, 1]], 4.5, np.inf)
     )
     assert found.fun == pytest.approx(9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, D])
+def test_what_highs_takes_for_whole_is_split_where_it_is_not(dtype, monkeypatch):
+    """An entry of 4·10⁻⁷ is 0 to HiGHS, and its value better than that of any integers: nothing would be confirmed."""
+    generator = torch.Generator().manual_seed(0)
+    c = -torch.rand(6, 8, generator=generator, dtype=dtype)
+    A = 0.15 + 0.2 * torch.rand(6, 1, 8, generator=generator, dtype=dtype)
+    right = solve_integer(c, A, torch.ones(1, dtype=dtype), 0, 1).y
+    honest, blurred = branching.milp, []
+
+    def nearly(costs, *, bounds, **options):
+        result = honest(costs, bounds=bounds, **options)
+        free = np.flatnonzero(bounds.lb < bounds.ub)
+        if result.x is not None and len(free) > 6:
+            j = free[0]
+            result.x[j] += 4e-7 * (1 - 2 * (result.x[j] > 0.5))
+            result.mip_dual_bound -= 4e-7 * abs(costs[j])
+            blurred.append(j)
+        return result
+
+    monkeypatch.setattr(branching, "milp", nearly)
+    solution = solve_integer(c, A, torch.ones(1, dtype=dtype), 0, 1, enumerate_up_to=0)
+    assert torch.equal(solution.y, right) and solution.converged.all() and blurred
+    never = solve_integer(c, A, -torch.ones(1, dtype=dtype), 0, 1, enumerate_up_to=0, on_failure="nan")
+    assert (never.status == 2).all()
 
 
 # Scale, tolerance, bounds.

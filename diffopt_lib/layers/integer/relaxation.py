@@ -34,49 +34,48 @@ def pieces(elements: Sequence[Element]) -> list[Sequence[Element]]:
 def solve_relaxed(elements: Sequence[Element], tolerance: float) -> list[np.ndarray | None]:
     """y of those whose relaxation has a whole solution, None for the others; None for all if one has no solution."""
     shared = all(e.A is elements[0].A and e.b is elements[0].b for e in elements)
-    rows = [scaled_rows(e) for e in elements[:1]] * len(elements) if shared else [scaled_rows(e) for e in elements]
-    c = [e.c * unit(e.c) for e in elements]
-    result = _blocks(c, rows, elements)
-    if result is None:
+    different = elements[:1] if shared else elements
+    rows = [scaled_rows(e) for e in different] * (len(elements) if shared else 1)
+    c, lower, upper = (np.stack(part) for part in zip(*((e.c, e.lower, e.upper) for e in elements), strict=True))
+    c = c * unit(c)[:, None]
+    found = None if (lower > upper).any() else _vertices(c, rows, lower, upper)
+    if found is None:
         return [None] * len(elements)
-    points, multipliers = result
-    found: list[np.ndarray | None] = []
-    for e, costs, part, y, mu in zip(elements, c, rows, points, multipliers, strict=True):
-        violation = residual(*(torch.as_tensor(t) for t in (e.A, e.b, y)))
-        gap = costs @ y - _bound(costs, part, mu, e)
-        right = violation <= tolerance and gap <= GAP * (np.abs(costs) @ np.abs(y))
-        found.append(y if right else None)
-    return found
+    y, bound = found
+    A, b = (torch.as_tensor(np.stack(part)) for part in zip(*((e.A, e.b) for e in different), strict=True))
+    right = residual(A, b, torch.as_tensor(y)).numpy() <= tolerance
+    right &= (c * y).sum(1) - bound <= GAP * np.abs(c * y).sum(1)
+    return [point if proved else None for point, proved in zip(y, right, strict=True)]
 
 
-def _blocks(
-    c: Sequence[np.ndarray], rows: Sequence[Rows], elements: Sequence[Element]
-) -> tuple[list[np.ndarray], list[np.ndarray]] | None:
-    """The rounded vertex of each block, and its multipliers: of ≤ above 0, of ≥ below; None without a solution."""
-    box = np.stack([np.concatenate([getattr(e, side) for e in elements]) for side in ("lower", "upper")], -1)
-    if (box[:, 0] > box[:, 1]).any():
-        return None
+def _vertices(
+    c: np.ndarray, rows: Sequence[Rows], lower: np.ndarray, upper: np.ndarray
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """The rounded vertex ``(elements, n)`` and the bound (4) of each element, or None without a solution."""
     A = _diagonal(rows)
-    lower, upper = (np.concatenate([getattr(part, side) for part in rows]) for side in ("lower", "upper"))
-    equal, below, above = lower == upper, (lower < upper), (lower < upper) & (lower > -np.inf)
+    least, most = (np.concatenate([getattr(part, side) for part in rows]) for side in ("lower", "upper"))
+    equal, below, above = least == most, least < most, (least < most) & (least > -np.inf)
     result = linprog(
-        np.concatenate(c),
+        c.ravel(),
         A_ub=sparse.vstack([A[below], -A[above]]),
-        b_ub=np.concatenate([upper[below], -lower[above]]),
+        b_ub=np.concatenate([most[below], -least[above]]),
         A_eq=A[equal],
-        b_eq=upper[equal],
-        bounds=box,
+        b_eq=most[equal],
+        bounds=np.stack([lower.ravel(), upper.ravel()], -1),
         method="highs-ds",
+        options={"presolve": False},  # it takes longer than it saves
     )
     if result.status != 0:
         return None
-    y = np.round(result.x) + 0.0
-    mu = np.zeros(len(upper))
+    mu = np.zeros(len(most))  # above 0 for an upper side of a row, below for a lower one
     mu[equal] = -result.eqlin.marginals
     mu[below] = -result.ineqlin.marginals[: below.sum()]
     mu[above] += result.ineqlin.marginals[below.sum() :]
-    ends = np.cumsum([len(part.upper) for part in rows])[:-1]
-    return np.split(y, np.cumsum([len(e.c) for e in elements])[:-1]), np.split(mu, ends)
+    r = (c.ravel() + A.T @ mu).reshape(c.shape)
+    element = np.repeat(np.arange(len(c)), [len(part.upper) for part in rows])
+    of_rows = np.bincount(element, _product(mu, np.where(mu > 0, most, least)), minlength=len(c))
+    bound = _product(r, np.where(r > 0, lower, upper)).sum(1) - of_rows
+    return (np.round(result.x) + 0.0).reshape(c.shape), bound
 
 
 def _diagonal(rows: Sequence[Rows]) -> sparse.csr_array:
@@ -85,11 +84,6 @@ def _diagonal(rows: Sequence[Rows]) -> sparse.csr_array:
     return sparse.block_diag([sparse.csr_array(part.A) for part in rows], format="csr")
 
 
-def _bound(c: np.ndarray, rows: Rows, mu: np.ndarray, element: Element) -> float:
-    """The right side of (4), with μ > 0 on an upper and μ < 0 on a lower side of a row."""
-    r = c + rows.A.T @ mu
-    side = np.where(mu > 0, rows.upper, rows.lower)
-    box = np.where(r > 0, element.lower, element.upper)
-    used = np.flatnonzero(mu)
-    moved = np.flatnonzero(r)
-    return float(r[moved] @ box[moved] - mu[used] @ side[used])
+def _product(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """x y, where 0 ∞ = 0."""
+    return x * np.where(x == 0, 0, y)
