@@ -1,11 +1,12 @@
 """Say where a chapter quotes a stored run, and link to its row on the scoreboard.
 
 A chapter reads a result file by `read_result("name")`, mostly in a cell that compares the text's numbers with it and is
-not shown. Where that cell stands, the page gets a mark, so that none can be forgotten.
+not shown. Where that cell stands, the page gets a mark, once in a section; so none can be forgotten.
 """
 
 import ast
 import json
+import re
 from typing import Any
 
 from docutils import nodes
@@ -15,6 +16,7 @@ from sphinx.util.osutil import relative_uri
 
 SCOREBOARD = "book/appendix/scoreboard"
 READS = "read_result"
+SECTION = re.compile(r"^##? ", re.MULTILINE)
 
 
 def results_read_by(code: str) -> list[str]:
@@ -27,7 +29,7 @@ def results_read_by(code: str) -> list[str]:
 
 def mark_cell(names: list[str], after: str) -> dict[str, Any]:
     text = f"```{{result-mark}} {' '.join(names)}\n```"
-    return {"cell_type": "markdown", "id": f"{after[:50]}-result", "metadata": {}, "source": text}
+    return {"cell_type": "markdown", "id": f"{after[:48]}-run-mark", "metadata": {}, "source": text}
 
 
 def add_marks(app: Sphinx, docname: str, source: list[str]) -> None:
@@ -35,10 +37,16 @@ def add_marks(app: Sphinx, docname: str, source: list[str]) -> None:
     if docname == SCOREBOARD or not source[0].lstrip().startswith("{"):
         return
     notebook = json.loads(source[0])
-    cells = []
+    cells: list[dict[str, Any]] = []
+    said: set[str] = set()  # once in a section is enough
     for cell in notebook["cells"]:
         cells.append(cell)
-        names = results_read_by("".join(cell["source"])) if cell["cell_type"] == "code" else []
+        text = "".join(cell["source"])
+        if cell["cell_type"] == "markdown" and SECTION.search(text):
+            said.clear()
+        names = results_read_by(text) if cell["cell_type"] == "code" else []
+        names = [name for name in names if name not in said]
+        said.update(names)
         if names:
             cells.append(mark_cell(names, cell["id"]))
     if len(cells) > len(notebook["cells"]):
