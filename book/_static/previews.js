@@ -82,7 +82,7 @@ async function contentOf(link) {
 function fitFormulas() {
   for (const formula of /** @type {NodeListOf<HTMLElement>} */ (box.querySelectorAll("mjx-container[display]"))) {
     const width = formula.querySelector("mjx-math")?.getBoundingClientRect().width ?? 0;
-    const room = (formula.parentElement?.clientWidth ?? width) - 12;
+    const room = formula.clientWidth - 4; // beside its number
     const size = parseFloat(getComputedStyle(formula).fontSize);
     if (width > room) formula.style.fontSize = `${(size * room) / width}px`;
   }

@@ -46,7 +46,7 @@ def words_of_markdown(text: str) -> list[str]:
 def words_of_page(chapter: str) -> list[str]:
     page = BeautifulSoup((HTML / chapter).with_suffix(".html").read_text(encoding="utf-8"), "html.parser")
     article = page.select_one("article")
-    of_the_page = ".headerlink, script, style, .prev-next-area, nav, .chapter-head"
+    of_the_page = ".headerlink, script, style, .prev-next-area, nav, .chapter-head, .result-mark"
     for part in article.select(f".math, .cell, .highlight, {of_the_page}"):
         part.decompose()
     return re.findall(r"\w+", article.get_text().replace("_", " "))
