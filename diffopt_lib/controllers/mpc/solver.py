@@ -4,8 +4,9 @@ Around a trajectory that obeys the dynamics the problem is replaced by a linear�
 (:mod:`..boxed`), whose solution is a policy: a new feed-forward control and a feedback gain at each time. The policy is
 rolled out, and every element of the batch takes the longest step along it that decreases its merit. The model has the
 cost's Hessian alone at first (Gauss–Newton), made convex where it is not, stage by stage and all of τ together; and the
-exact Hessian of the Hamiltonian as soon as long steps are taken and the Riccati recursion finds it convex on the free
-controls. So the last steps converge quadratically.
+exact Hessian of the Hamiltonian near the solution, or after some steps, as soon as the Riccati recursion finds it
+convex on the free controls. So the last steps converge quadratically, and a cost without curvature of its own, as
+1 − cos θ, does not keep Gauss and Newton's steps creeping.
 
 Constraints g ≤ 0 enter the merit as an augmented Lagrangian,
 
@@ -46,7 +47,7 @@ VERY_NEAR = 1e-10  # for whom the polish did not find out which bounds and rows 
 ROUNDS = 3  # of the active set method on a model, before its answer is used as it is
 NUDGES = 3  # off a saddle, before an element is given up
 CLOSE = 3e-3  # relative optimality from which the exact Hessian is tried, or
-PATIENCE = 8  # long steps after which it is: with a cost that is linear in the state Gauss and Newton's creep
+PATIENCE = 8  # steps after which it is: with a cost that is linear in the state Gauss and Newton's creep
 COARSE = 1e3  # digits of the merit, in units of the last, that rounding may have spoiled
 MOST_DAMPING = 1e8  # relative to the Hessian; an element that needs more is stuck
 LAST_PENALTY = 1e9  # ρ, relative to its unit, beyond which
@@ -213,8 +214,9 @@ def step(it: Iterate) -> Iterate:
 
 def _solve_model(it: Iterate) -> tuple[Boxed, Tensor, Tensor]:
     """The linear–quadratic model of the steps from a trajectory, its active bounds ``(N, T, m)``, and whether they are
-    fit for use. Its Hessian is exact where long steps are taken and the model then settles, else Gauss and Newton's."""
-    exact = (it.length >= 0.5) & (it.damping == 0) & ((it.at.residual <= CLOSE) | (it.long_steps >= PATIENCE))
+    fit for use. Its Hessian is exact near the solution or after many steps, if convex; else Gauss and Newton's."""
+    close = (it.length >= 0.5) & (it.at.residual <= CLOSE)
+    exact = (it.damping == 0) & (close | (it.steps >= PATIENCE))
     H = _exact_hessian(it) if exact.any() else _gauss_newton_hessian(it)
     if exact.any() and not exact.all():
         H = torch.where(exact[:, None, None, None], H, _gauss_newton_hessian(it))
@@ -272,8 +274,7 @@ def _update(it: Iterate, tau: Tensor, rows: Tensor, length: Tensor, side: Tensor
     grown = (10 * it.damping).clamp_min(1e-4)
     shrunk = torch.where(it.damping > 1e-3, it.damping / 100, 0)
     damping = torch.where(length == 0, grown, torch.where(length >= 0.5, shrunk, it.damping))
-    long_steps = it.long_steps + (length >= 0.5)
-    it = it._replace(tau=tau, side=side, damping=damping, length=length, long_steps=long_steps)
+    it = it._replace(tau=tau, side=side, damping=damping, length=length, steps=it.steps + 1)
     if it.stage.layout.k:
         it = _update_multipliers(it, rows)
     return it._replace(at=expand(it.stage, tau, it.lower, it.upper, it.mu, it.rho, it.elastic))

@@ -44,7 +44,7 @@ class Iterate(NamedTuple):
     side: Tensor  # the bounds that were active in the last model: −1, 0 or 1
     damping: Tensor
     length: Tensor  # of the last step
-    long_steps: Tensor  # so far
+    steps: Tensor  # so far
     promised: Tensor  # the decrease of the merit that the last model without damping promised
     last_violation: Tensor
     at: Expansion
