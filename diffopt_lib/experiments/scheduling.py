@@ -40,7 +40,7 @@ from .sqp import solver_figures
 
 TRAIN = 2553
 RAMPS = (0.4, 0.1)
-RUNS = 5
+RUNS = 2
 STEPS, RATE = 1000, 1e-3
 ROUNDS, EPOCHS, BATCH = 5, 40, 100
 TASK_STEPS, TASK_RATE, PATIENCE = 1000, 1e-4, 20

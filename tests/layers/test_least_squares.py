@@ -639,6 +639,26 @@ def test_rank_deficient_and_redundant_problems_converge(generator):
         torch.testing.assert_close(A.mT @ (A @ y - b), torch.zeros(8, dtype=DOUBLE), rtol=0, atol=1e-7)
 
 
+@pytest.mark.parametrize("form", ["dense", "sparse", "cg"])
+@pytest.mark.parametrize("method", ["levenberg_marquardt", "gauss_newton", "dogleg"])
+def test_unknowns_in_units_of_a_billion_and_a_billionth_together(form, method):
+    """Conjugate gradients once stopped at a start that was far off in the smaller unit, and called it converged."""
+
+    def residual(y, x):
+        a, b, c = y.unbind(-1)
+        return torch.stack([1e9 * a - x, 1e-9 * b - 1, c - 1 + 1e9 * a, c * x], -1)
+
+    x = torch.ones((), dtype=DOUBLE, requires_grad=True)
+    options = (
+        {"sparsity": Sparsity.detect(lambda y: residual(y, 1.0), tensor(0.3, 0.2, 0.1))} if form == "sparse" else {}
+    )
+    y0 = torch.zeros(3, dtype=DOUBLE)
+    solution = least_squares(lambda y, x: residual(y, x[..., 0]), y0, x.reshape(1), form=form, method=method, **options)
+    assert torch.allclose(solution.y * tensor(1e9, 1e-9, 1.0), tensor(1.0, 1.0, 0.0), atol=1e-8)
+    (gradient,) = torch.autograd.grad((solution.y * tensor(1e9, 1e-9, 1.0)).sum(), x)
+    assert gradient.item() == pytest.approx(1 / 3, rel=1e-6)  # 2/3 of the first, −1/3 of the last, by hand
+
+
 def test_sparsity_colours_few_products_and_finds_the_whole_jacobian(generator):
     count = 40
     edges = torch.tensor([(i, (i + 1) % count) for i in range(count)] + [(i, (i + 7) % count) for i in range(count)])

@@ -120,7 +120,7 @@ def sparse(sparsity: Sparsity) -> Callable[[LinearOperator, Tensor, Tensor], Ten
             H = restrict(scipy.sparse.csc_array(0.5 * (H + H.T)), free_row > 0)
             factors = factorise(H + scipy.sparse.diags_array(1 - free_row)) if np.isfinite(entries).all() else None
             w.append(np.full_like(b_row, np.nan) if factors is None else factors.solve(b_row))
-            indefinite.append(factors is None or bool(_nearly_singular(factors.U.diagonal(), H)))
+            indefinite.append(factors is None or bool(_nearly_singular(factors.U.diagonal()[factors.perm_c], H)))
         failed = torch.tensor(indefinite, device=b.device).reshape(b.shape[:-1])
         _raise_indefinite(failed & _asked(b))
         return torch.as_tensor(np.array(w), dtype=b.dtype, device=b.device).reshape(b.shape)
@@ -129,7 +129,9 @@ def sparse(sparsity: Sparsity) -> Callable[[LinearOperator, Tensor, Tensor], Ten
 
 
 def _nearly_singular(pivots: np.ndarray, H: scipy.sparse.csc_array) -> np.bool_:
-    return pivots.min(initial=np.inf) <= SINGULAR * np.finfo(np.float64).eps * np.abs(H.diagonal()).max(initial=0)
+    """Whether elimination has left nothing but rounding of some diagonal entry; each in its own unit."""
+    diagonal = np.abs(H.diagonal())
+    return (pivots <= SINGULAR * np.finfo(np.float64).eps * diagonal)[diagonal > 0].any()
 
 
 def products(operator: LinearOperator, free: Tensor, b: Tensor) -> Tensor:

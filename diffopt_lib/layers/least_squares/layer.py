@@ -125,7 +125,8 @@ def least_squares(
         method: ``"levenberg_marquardt"`` with a damping for every element; ``"gauss_newton"`` with step halving, which
             takes fewer steps where residuals are small; ``"dogleg"``, Powell's trust region.
         form: of the linear systems. ``"dense"``: Cholesky, all elements at once. ``"sparse"``: needs ``sparsity``;
-            SuperLU on the CPU, one element after the other. ``"cg"``: conjugate gradients, no matrix is formed.
+            SuperLU on the CPU, one element after the other. ``"cg"``: conjugate gradients, no matrix is formed, and
+            the lengths of its columns, which ``residual`` is relative to, are estimated by twelve products.
         sparsity: which residual depends on which tangent coordinate: ``Sparsity.of_terms``, ``.of``, or ``.detect``.
         gradient: ``"implicit"``, exact, by the whole Hessian. ``"unroll"`` differentiates the iterations, acceptance
             and damping held, and alone gives y0 a gradient; not in sparse form. ``"one_step"`` is one Gauss–Newton step

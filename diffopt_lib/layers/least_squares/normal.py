@@ -19,12 +19,14 @@ import scipy.sparse
 import scipy.sparse.linalg
 import torch
 from torch import Tensor
+from torch.func import vmap
 
 from ...batch.products import dot, times
 from ...batch.rows import select
 from .model import Linearisation, Model, columns
 from .sparsity import Sparsity
 
+PROBES = 12  # for an estimate of a diagonal
 CG_TOLERANCE = 1e-10  # of a step, relative to the right-hand side
 
 
@@ -171,10 +173,12 @@ class Products:
         return self.at.pull(weigh(self.model, self.at, self.at.push(v).double())).double()
 
     def diagonal(self) -> Tensor:
-        """Not known. In its place, for all coordinates the curvature of f along its gradient."""
-        g = self.at.gradient
-        square = dot(g, g, keepdim=True)
-        return (dot(g, self.times(g), keepdim=True) / torch.where(square > 0, square, 1)).expand(g.shape)
+        """An estimate, which tells units apart: E (Jᵀu)_j (JᵀΩu)_j = M_jj for random signs u, always the same ones."""
+        m = self.at.force.flatten(-2).shape[-1]
+        bits = torch.randint(2, (PROBES, 1, m), generator=torch.Generator().manual_seed(0))
+        signs = (2.0 * bits - 1).to(self.at.force).expand(-1, len(self.y), -1)
+        pulled, weighed = (vmap(self.at.pull)(u).double() for u in (signs, weigh(self.model, self.at, signs)))
+        return (pulled * weighed).mean(0).abs()
 
     def solve(self, shift: Tensor, free: Tensor, b: Tensor) -> Tensor:
         mask = free.to(b.dtype)
@@ -182,24 +186,29 @@ class Products:
         def product(v: Tensor) -> Tensor:
             return mask * self.times(mask * v) + shift * v
 
-        return conjugate_gradients(product, mask * b)
+        curved = mask * self.diagonal() + shift
+        return conjugate_gradients(
+            product, mask * b, torch.where(curved > 0, 1 / torch.where(curved > 0, curved, 1), 1)
+        )
 
 
-def conjugate_gradients(product: Callable[[Tensor], Tensor], b: Tensor) -> Tensor:
-    """A⁻¹ b for positive definite A known by its products, to CG_TOLERANCE or as near as 2 n steps come."""
-    x, r = torch.zeros_like(b), b
-    p, rr = r, dot(r, r, keepdim=True)
-    target = CG_TOLERANCE**2 * rr
+def conjugate_gradients(product: Callable[[Tensor], Tensor], b: Tensor, unit: Tensor) -> Tensor:
+    """A⁻¹ b for positive definite A known by its products, to CG_TOLERANCE or as near as 2 n steps come; ``unit`` is
+    about the inverse of its diagonal."""
+    x, r, z = torch.zeros_like(b), b, unit * b
+    p, rz = z, dot(r, z, keepdim=True)
+    target = CG_TOLERANCE**2 * rz
     for _ in range(2 * b.shape[-1] + 10):
-        running = rr > target
+        running = rz > target
         if not running.any():
             break
         Ap = product(p)
         curvature = dot(p, Ap, keepdim=True)
         running = running & (curvature > 0)
-        step = torch.where(running, rr / torch.where(running, curvature, 1), 0)
+        step = torch.where(running, rz / torch.where(running, curvature, 1), 0)
         x, r = x + step * p, r - step * Ap
-        after = torch.where(running, dot(r, r, keepdim=True), 0)
-        p = r + torch.where(running, after / torch.where(running, rr, 1), 0) * p
-        rr = after
+        z = unit * r
+        after = torch.where(running, dot(r, z, keepdim=True), 0)
+        p = z + torch.where(running, after / torch.where(running, rz, 1), 0) * p
+        rz = after
     return x

@@ -2,7 +2,8 @@
 
 The problem is eq. (1) of :mod:`.battery`. Slacks and multipliers enter C as EᵀWE, so that a bound on the state costs
 nothing more than one on a control. At the end the bounds with a multiplier larger than their slack are held, and one
-more solve puts the plan on them exactly (:mod:`.finish`).
+more solve puts the plan on them exactly (:mod:`.finish`). Where bounds hold by less than the root of what rounding
+leaves of complementarity, it is the end of the path that counts. So its steps are corrected once for their rounding.
 
 Sources: Mehrotra 1992; Rao, Wright & Rawlings 1998 for the recursion.
 """
