@@ -132,8 +132,8 @@ def sinusoids(tasks: int, generators: list[torch.Generator]) -> tuple[Tensor, Te
 SINUSOID_METHODS = (
     Method("MAML", 0.01, 1, 2500),
     Method("first-order MAML", 0.01, 1, 2500, "first order"),
-    Method("MAML, 16 steps", 0.01, 16, 300),
-    Method("implicit MAML, 16 steps", 0.01, 16, 300, "implicit"),
+    Method("MAML, 16 steps", 0.01, 16, 1000),
+    Method("implicit MAML, 16 steps", 0.01, 16, 1000, "implicit"),
     Method("all tasks as one", 0.01, 0, 2500),
 )
 

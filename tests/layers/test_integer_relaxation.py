@@ -91,6 +91,17 @@ def test_one_without_a_solution_does_not_spoil_its_neighbours():
     assert solution.value[0] == 1 and solution.y[3].tolist() == [0, 3]
 
 
+def test_only_few_neighbours_of_one_without_a_solution_are_searched(searches):
+    c, A, b = assignments(torch.Generator().manual_seed(3), 30)
+    several = b.repeat(30, 1)
+    several[11, 0] = -1
+    solution = solve_integer(c, A, several, 0, 1, enumerate_up_to=0, on_failure="nan")
+    assert solution.status.tolist() == 11 * [1] + [2] + 18 * [1]
+    others = [i for i in range(30) if i != 11]
+    assert torch.equal(solution.y[others], solve_integer(c, A, b, 0, 1, enumerate_up_to=0).y[others])
+    assert len(searches) <= 4
+
+
 @pytest.mark.parametrize("wrong", ["x", "multipliers"])
 def test_a_vertex_that_is_not_proved_is_searched(wrong, monkeypatch, searches):
     c, A, b = assignments(torch.Generator().manual_seed(2), 6)

@@ -23,6 +23,7 @@ from .rows import Element, Rows, scaled_rows, unit
 
 GAP = 1e-9  # between the value of a point and the bound below it, relative to Σ|cⱼ yⱼ|
 ELEMENTS, ENTRIES = 32, 2**16  # of one linear program: what it takes for each of its elements grows beyond
+NEIGHBORS = 4  # at most, that are searched because one of them has no solution
 
 
 def pieces(elements: Sequence[Element]) -> list[Sequence[Element]]:
@@ -32,13 +33,16 @@ def pieces(elements: Sequence[Element]) -> list[Sequence[Element]]:
 
 
 def solve_relaxed(elements: Sequence[Element], tolerance: float) -> list[np.ndarray | None]:
-    """y of those whose relaxation has a whole solution, None for the others; None for all if one has no solution."""
+    """y of those whose relaxation has a whole solution, None for others, and for neighbors of one without any."""
     shared = all(e.A is elements[0].A and e.b is elements[0].b for e in elements)
     different = elements[:1] if shared else elements
     rows = [scaled_rows(e) for e in different] * (len(elements) if shared else 1)
     c, lower, upper = (np.stack(part) for part in zip(*((e.c, e.lower, e.upper) for e in elements), strict=True))
     c = c * unit(c)[:, None]
     found = None if (lower > upper).any() else _vertices(c, rows, lower, upper)
+    if found is None and len(elements) > NEIGHBORS:
+        middle = len(elements) // 2
+        return solve_relaxed(elements[:middle], tolerance) + solve_relaxed(elements[middle:], tolerance)
     if found is None:
         return [None] * len(elements)
     y, bound = found
