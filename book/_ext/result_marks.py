@@ -73,7 +73,7 @@ def write_marks(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     for node in list(doctree.findall(result_mark)):
         links = [f'<a href="{scoreboard}#result-{name}">{name}</a>' for name in node["names"]]
         runs = "a stored run" if len(links) == 1 else "stored runs"
-        mark = f'<p class="result-mark">Figures from {runs}, on the scoreboard: {", ".join(links)}</p>'
+        mark = f'<p class="result-mark">This section quotes {runs} of the scoreboard: {", ".join(links)}</p>'
         node.replace_self(nodes.raw("", mark, format="html"))
 
 

@@ -63,6 +63,10 @@ class Firefox:
         down, up = {"type": "pointerDown", "button": 0}, {"type": "pointerUp", "button": 0}
         self.perform({"type": "pointer", "id": "mouse", "actions": [moves[0], down, *moves[1:], up]})
 
+    def hover(self, x: float, y: float) -> None:
+        move = {"type": "pointerMove", "x": round(x), "y": round(y)}
+        self.perform({"type": "pointer", "id": "mouse", "actions": [move]})
+
     def perform(self, actions: dict[str, Any]) -> None:
         self.call("input.performActions", context=self.context, actions=[actions])
 

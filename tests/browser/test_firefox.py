@@ -39,6 +39,18 @@ POSITION = """async () => {
   return Object.values(explorer.context()).find(Array.isArray);
 }"""
 
+REFERENCE = """address => {
+  const link = document.querySelector(`article a.reference.internal[href*='${address}']`);
+  link.scrollIntoView({ block: 'center' });
+  const box = link.getClientRects()[0];
+  return [box.x + box.width / 2, box.y + box.height / 2];
+}"""
+PREVIEW = """async () => {
+  const preview = document.querySelector('#preview');
+  for (let i = 0; i < 100 && preview.hidden; i++) await new Promise(done => setTimeout(done, 50));
+  return preview.hidden ? '' : preview.textContent;
+}"""
+
 
 @pytest.fixture(scope="module")
 def firefox() -> Iterator[Firefox]:
@@ -115,3 +127,16 @@ def test_a_link_restores_the_state(firefox: Firefox, html: Path) -> None:
     firefox.call("browsingContext.navigate", context=firefox.context, url=address, wait="complete")
     assert firefox.evaluate(READY)
     assert firefox.evaluate("() => document.querySelector('.diffopt-explorer').explorer.context()") == shown
+
+
+def test_references_show_their_targets(firefox: Firefox, html: Path) -> None:
+    """Of this page and of another one, which a page opened from disk may not fetch; Escape puts them away."""
+    firefox.resize(1280, 900)
+    firefox.open(html / PAGE)
+    firefox.evaluate("async () => { await MathJax.startup.promise; }")
+    for reference in ("#equation-", "notation.html#term-", "references.html#"):
+        x, y = firefox.evaluate(REFERENCE, reference)
+        firefox.hover(x, y)
+        assert firefox.evaluate(PREVIEW).strip()
+        firefox.press("\ue00c")  # Escape
+        assert firefox.evaluate("() => document.querySelector('#preview').hidden")
