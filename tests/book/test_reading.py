@@ -37,21 +37,12 @@ def before_it_moves(chapter: str) -> list[nbformat.NotebookNode]:
     return list(cells[:first])
 
 
-def late(*numbers: int) -> list[object]:
-    """The chapters, those of the given numbers as known exceptions."""
-    waiting = pytest.mark.xfail(reason="its first explorer still comes late", strict=False)
-    return [
-        pytest.param(chapter, marks=waiting) if int(re.findall(r"/(\d\d)_", chapter)[0]) in numbers else chapter
-        for chapter in chapters()
-    ]
-
-
-@pytest.mark.parametrize("chapter", late(6, 7, 8))
+@pytest.mark.parametrize("chapter", chapters())
 def test_something_moves_early(chapter: str) -> None:
     assert prose(before_it_moves(chapter)) <= WORDS_BEFORE_IT_MOVES
 
 
-@pytest.mark.parametrize("chapter", late(6, 7))
+@pytest.mark.parametrize("chapter", chapters())
 def test_few_theorems_stand_before_it(chapter: str) -> None:
     text = "\n".join(cell.source for cell in before_it_moves(chapter) if cell.cell_type == "markdown")
     assert len(THEOREM.findall(text)) <= THEOREMS_BEFORE_IT_MOVES
