@@ -45,7 +45,7 @@ RENDERED = """([parts, leftOut]) => [...document.querySelectorAll(parts)].map(pa
   return copy.textContent.trim();
 })"""
 LAB_LEFT_OUT = ".katex, pre, style, script, .jp-InternalAnchorLink, button"
-PAGE_LEFT_OUT = ".math, .cell, .highlight, .headerlink, script, style, nav"
+PAGE_LEFT_OUT = ".math, .cell, .highlight, .headerlink, .chapter-head, script, style, nav"
 
 
 def words(texts: list[str]) -> list[str]:
