@@ -14,7 +14,7 @@ And one network without a schedule inside, which predicts the outputs themselves
 they break the ramp limit the nearest outputs that do not are taken.
 
 The paper's ramp limit is .4. It is active in one hour of ten thousand, so there the problem is nearly a quantile for
-each hour by itself; the limit .1 is run too. The paper has ten runs; ours are fewer, ``RUNS``. All networks here are
+each hour by itself; the limit .1 is run too. Ten runs, as in the paper. All networks here are
 trained on the four fifths, so that nobody has seen the hold-out; the paper's first two see all.
 
 The paper's solver is in :mod:`.sqp`.
@@ -40,7 +40,7 @@ from .sqp import solver_figures
 
 TRAIN = 2553
 RAMPS = (0.4, 0.1)
-RUNS = 2
+RUNS = 10
 STEPS, RATE = 1000, 1e-3
 ROUNDS, EPOCHS, BATCH = 5, 40, 100
 TASK_STEPS, TASK_RATE, PATIENCE = 1000, 1e-4, 20
