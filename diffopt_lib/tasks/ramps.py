@@ -83,11 +83,13 @@ class Blocks(NamedTuple):
 
     def add_up(self, v: Tensor) -> Tensor:
         """The sums over the blocks, 0 behind the last."""
-        return torch.zeros_like(v).scatter_add(-1, self.block, v)
+        v, block = torch.broadcast_tensors(v, self.block)
+        return torch.zeros_like(v).scatter_add(-1, block, v)
 
     def places(self, level: Tensor, ramp: Tensor) -> Tensor:
         """z_i = c + o_i r."""
-        return level.gather(-1, self.block) + self.offset * ramp
+        level, block = torch.broadcast_tensors(level, self.block)
+        return level.gather(-1, block) + self.offset * ramp
 
 
 def find_active(chains: Chains) -> Active:

@@ -83,7 +83,7 @@ def decide(
     ramp = torch.where(ramp >= NO_BOUND, torch.full_like(ramp, NO_BOUND), ramp)
     level, block, offset = opaque(_solve, mean, std, ramp, under, over)
     level = attach(_conditions, _solve_conditions, level, mean, std, ramp, under, over, block, offset)
-    return _outputs(level, ramp, block, offset).to(named[0][1].dtype)
+    return Blocks(block, offset).places(level, ramp).to(named[0][1].dtype)
 
 
 @full_precision
@@ -189,32 +189,23 @@ def _unlimited(mean: Tensor, std: Tensor, under: Tensor, over: Tensor) -> Tensor
 # The conditions (5), with the blocks held.
 
 
-def _outputs(level: Tensor, ramp: Tensor, block: Tensor, offset: Tensor) -> Tensor:
-    """z_i = c + o_i r."""
-    level, block = torch.broadcast_tensors(level, block)
-    return level.gather(-1, block) + offset * ramp
-
-
 def _conditions(level: Tensor, *theta: Tensor) -> Tensor:
     """The left side of (5) for each block, and c itself for the places that are no block, which stay at 0."""
-    mean, std, ramp, under, over, block, offset = theta
-    t = (_outputs(level, ramp, block, offset) - mean) / std
-    return _sum_blocks(slope(t, std, under, over), block) + _unused(block) * level
+    mean, std, ramp, under, over, *known = theta
+    blocks = Blocks(*known)
+    t = (blocks.places(level, ramp) - mean) / std
+    return blocks.add_up(slope(t, std, under, over)) + _unused(blocks) * level
 
 
 def _solve_conditions(operator: LinearOperator, rhs: Tensor) -> Tensor:
     """The Jacobian of (5) is diagonal."""
-    level, mean, std, ramp, under, over, block, offset = operator.parameters
-    t = (_outputs(level, ramp, block, offset) - mean) / std
-    return rhs / (_sum_blocks(curvature(t, std, under, over), block) + _unused(block))
+    level, mean, std, ramp, under, over, *known = operator.parameters
+    blocks = Blocks(*known)
+    t = (blocks.places(level, ramp) - mean) / std
+    return rhs / (blocks.add_up(curvature(t, std, under, over)) + _unused(blocks))
 
 
-def _sum_blocks(v: Tensor, block: Tensor) -> Tensor:
-    v, block = torch.broadcast_tensors(v, block)
-    return torch.zeros_like(v).scatter_add(-1, block, v)
-
-
-def _unused(block: Tensor) -> Tensor:
+def _unused(blocks: Blocks) -> Tensor:
     """1 at the places behind the last block."""
-    places = torch.arange(block.shape[-1], device=block.device)
-    return (places > block[..., -1:]).double()
+    places = torch.arange(blocks.block.shape[-1], device=blocks.block.device)
+    return (places > blocks.block[..., -1:]).double()
