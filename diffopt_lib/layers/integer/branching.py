@@ -23,7 +23,7 @@ from .program import Program, residual
 from .relaxation import GAP, pieces, solve_relaxed
 from .rows import SIZE, Element, scaled_rows, unit
 
-OPTIMAL, LIMIT, EMPTY, ENDLESS = 0, 1, 2, 3  # milp's own codes; anything else is trouble
+OPTIMAL, LIMIT, EMPTY = 0, 1, 2  # milp's own codes; anything else is trouble
 SPLITS = 4  # by hand, one within the other
 
 
@@ -70,10 +70,11 @@ def _relax(elements: list[Element], tolerance: float, threads: ThreadPoolExecuto
 def _solve(element: Element, tolerance: float, max_nodes: int, closest: bool, splits: int = SPLITS) -> Found:
     """The relaxed rows first, which hold where the tolerance says so; then the rows as they are."""
     found = Found(np.full(len(element.c), np.nan), STUCK, 0)
+    scaled = element._replace(c=element.c * unit(element.c))
     for slack in (tolerance, 0.0):
-        result = _milp(element, element.c, slack, max_nodes)
+        result = _milp(scaled, slack, max_nodes)
         if result.status == EMPTY:
-            result = _milp(element, element.c, slack, max_nodes, presolve=False)
+            result = _milp(scaled, slack, max_nodes, presolve=False)
         nodes = found.nodes + int(result.mip_node_count or 0)
         if result.status == EMPTY:
             y = _closest(element, max_nodes) if closest else found.y
@@ -114,10 +115,13 @@ def _split(element: Element, x: np.ndarray, tolerance: float, max_nodes: int, cl
     return min(solved, key=lambda f: element.c @ f.y)
 
 
-def _milp(element: Element, c: np.ndarray, slack: float, max_nodes: int, presolve: bool = True) -> OptimizeResult:
+def _milp(
+    element: Element, slack: float, max_nodes: int, *, whole: np.ndarray | int = 1, presolve: bool = True
+) -> OptimizeResult:
+    """The minimum over integers, or over numbers where ``whole`` is 0; costs as they are given."""
     return milp(
-        c * unit(c),
-        integrality=np.ones_like(c),
+        element.c,
+        integrality=np.broadcast_to(whole, element.c.shape),
         bounds=Bounds(element.lower, element.upper),
         constraints=_constraints(element, slack),
         options={"mip_rel_gap": 0, "node_limit": max_nodes, "presolve": presolve},
@@ -139,7 +143,7 @@ def _is_right(element: Element, y: np.ndarray, result: OptimizeResult, tolerance
 
 def _is_unbounded(element: Element, max_nodes: int) -> bool:
     """Whether there is a feasible point, and a direction d with Ad ≤ 0, within the box for ever, and cᵀd < 0."""
-    if _milp(element, np.zeros_like(element.c), 0.0, max_nodes).status != OPTIMAL:
+    if _milp(element._replace(c=np.zeros_like(element.c)), 0.0, max_nodes).status != OPTIMAL:
         return False
     kept = element.b < NO_BOUND
     box = np.stack([-1.0 * np.isinf(element.lower), 1.0 * np.isinf(element.upper)], -1)
@@ -161,11 +165,5 @@ def _closest(element: Element, max_nodes: int) -> np.ndarray:
         np.concatenate([element.lower, np.zeros(m)]),
         np.concatenate([element.upper, np.full(m, np.inf)]),
     )
-    result = milp(
-        elastic.c,
-        integrality=np.concatenate([np.ones(n), np.zeros(m)]),
-        bounds=Bounds(elastic.lower, elastic.upper),
-        constraints=_constraints(elastic, 0.0),
-        options={"mip_rel_gap": 0, "node_limit": max_nodes},
-    )
+    result = _milp(elastic, 0.0, max_nodes, whole=np.arange(n + m) < n)
     return np.full(n, np.nan) if result.x is None else np.round(result.x[:n]) + 0.0
