@@ -99,9 +99,9 @@ class ChapterMap(SphinxDirective):
 
 
 def draw_map(app: Sphinx, doctree: nodes.document, docname: str) -> None:
-    chapters = read_chapters(Path(app.srcdir))
     here = app.builder.get_target_uri(docname)
     for node in list(doctree.findall(chapter_map)):
+        chapters = read_chapters(Path(app.srcdir))
         places = {
             number: Place(chapter.short, relative_uri(here, app.builder.get_target_uri(chapter.docname)), chapter.needs)
             for number, chapter in chapters.items()
