@@ -47,6 +47,11 @@ class TimeFirst:
 
         return replace(self, **{f.name: pick(getattr(self, f.name)) for f in fields(self)})  # type: ignore[type-var, arg-type]
 
+    def where(self, condition: Tensor, other: Self) -> Self:
+        """This for the elements where the condition ``(N, 1, 1)`` holds, the other one elsewhere."""
+        pairs = {f.name: (getattr(self, f.name), getattr(other, f.name)) for f in fields(self)}  # type: ignore[arg-type]
+        return replace(self, **{name: torch.where(condition, *pair) for name, pair in pairs.items()})  # type: ignore[type-var]
+
 
 @dataclass(frozen=True)
 class Boxed(TimeFirst):

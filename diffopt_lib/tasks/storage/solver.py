@@ -122,10 +122,8 @@ def _look(it: Interior, k: int) -> tuple[Interior, Tensor, Arrived]:
     side = active[..., 1].long() - active[..., 0].long()
     push = at.dual[..., 1:] - at.dual[..., :1]
     error = error_of(battery, with_costates(battery, at.tau, push))[:, None, None]
-    here = Best(at.tau, push, error[None])
-    better = error <= best.error.clamp_min(FINE)
-    pairs = ((here.tau, best.tau), (here.push, best.push), (here.error, best.error))
-    best = Best(*(torch.where(better, new, old) for new, old in pairs))
+    better = error <= best.error[0].clamp_min(FINE)
+    best = Best(at.tau, push, error[None]).where(better, best)
     tau, push, side = (v.movedim(0, 1) for v in (best.tau.squeeze(-1), best.push.squeeze(-1), side))
     iterations = torch.full(gap.shape, k, device=gap.device)
     return it._replace(best=best), arrived | exhausted, Arrived(tau, push, side, iterations)
@@ -136,9 +134,7 @@ def _go_on(it: Interior) -> Interior:
     battery, at, best, _ = it
     after = _step(battery, at)
     finite = torch.isfinite(after.tau).all(2).all(0) & torch.isfinite(after.dual).all(3).all(2).all(0)[:, None]
-    kept = finite[:, None]
-    pairs = ((after.tau, at.tau), (after.slack, at.slack), (after.dual, at.dual))
-    return Interior(battery, Point(*(torch.where(kept, new, old) for new, old in pairs)), best, ~finite.flatten())
+    return Interior(battery, after.where(finite[:, None], at), best, ~finite.flatten())
 
 
 def _step(battery: Battery, at: Point) -> Point:
