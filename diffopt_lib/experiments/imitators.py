@@ -20,7 +20,8 @@ from .harness.experiment import Run
 
 HORIZON = 20
 SIZES, SEEDS = (10, 50, 100), 2
-MAX_ITERATIONS = 25  # of a plan; what is not finished then does not count in that step
+MAX_ITERATIONS = 25  # of a plan; what is not finished then does not count
+IN_TRAINING = 8  # of a plan that starts from the last one; what is not finished goes on in its learner's next turn
 HIDDEN = 256
 
 
@@ -96,7 +97,8 @@ class Plans(NamedTuple):
 def plan(
     system: System, x_init: Tensor, q: Tensor, p: Tensor, dynamics: nn.Module, u_init: Tensor | None = None
 ) -> MPCSolution:
-    """The plans with these costs ``(n + m,)`` or ``(N, n + m)``; what did not converge stays as it was left."""
+    """The plans with these costs ``(n + m,)`` or ``(N, n + m)``, from earlier ones if there are any; what did not
+    converge stays as it was left."""
 
     def cost(x: Tensor, u: Tensor) -> Tensor:
         tau = torch.cat([x, u], -1)
@@ -110,7 +112,7 @@ def plan(
         u_lower=-system.limit,
         u_upper=system.limit,
         u_init=u_init,
-        max_iterations=MAX_ITERATIONS,
+        max_iterations=MAX_ITERATIONS if u_init is None else IN_TRAINING,
         on_failure="return",
     )
 
