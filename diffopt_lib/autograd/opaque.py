@@ -8,6 +8,7 @@ dimension: :func:`opaque` intercepts ``vmap`` and adds that dimension.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -37,12 +38,15 @@ def opaque_function(
 def add_batch_dim(
     f: Callable[..., Tensor], batch_size: int, in_dims: InDims, tensors: tuple[Any, ...]
 ) -> tuple[Callable[..., Tensor], tuple[Any, ...]]:
-    """A vmapped call f(*tensors) in plain terms: f and its tensors with one more batch dimension in front."""
-    vmapped = torch.func.vmap(f, in_dims=(0, *(None if dim is None else 0 for dim in in_dims[1:])))
+    """A vmapped call f(*tensors) in plain terms: f and its tensors with one more batch dimension in front.
 
-    def batched(first: Tensor, *others: Tensor) -> Tensor:
+    Options of f, which are no tensors, stay as they are.
+    """
+    dims = (0, *(None if dim is None else 0 for dim in in_dims[1:]))
+
+    def batched(first: Tensor, *others: Tensor, **options: Any) -> Tensor:
         shared = (x.squeeze(0) if dim is None else x for x, dim in zip(others, in_dims[1:], strict=True))
-        return vmapped(first, *shared)
+        return torch.func.vmap(partial(f, **options), in_dims=dims)(first, *shared)
 
     return batched, _with_batch_dim(batch_size, in_dims, tensors)
 

@@ -45,15 +45,15 @@ def _search_shorter(it: Iterate, K: Tensor, k: Tensor, slope: Tensor) -> tuple[T
 
 def _roll_out(it: Iterate, K: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
     """τ and the values of the stages for u = ū + k + K (x − x̄), between the bounds."""
-    layout, n = it.stage.layout, it.stage.layout.n
-    x, taus, values = it.tau[:, 0, :n], [], []
-    for t in range(layout.T):
+    n, dynamics = it.stage.layout.n, it.stage.only("dynamics")
+    x, taus = it.tau[:, 0, :n], []
+    for t in range(it.stage.layout.T):
         u = it.tau[:, t, n:] + k[:, t] + times(K[:, t], x - it.tau[:, t, :n])
         u = torch.maximum(torch.minimum(u, it.upper[:, t]), it.lower[:, t])
         taus.append(torch.cat([x, u], -1))
-        values.append(it.stage.at(taus[-1], torch.tensor(t, device=k.device)))
-        x = layout.next_state(values[-1])
-    return torch.stack(taus, 1), torch.stack(values, 1)
+        x = dynamics.at(taus[-1], torch.tensor(t, device=k.device))
+    tau = torch.stack(taus)
+    return tau.movedim(0, 1), it.stage.values(tau).movedim(0, 1)
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -25,8 +26,8 @@ TIME = 3  # where t is among the parameters (x_init, lower, upper, t, *hidden) o
 
 
 class Model(NamedTuple):
-    """The stage (1) as ``f(tau, x_init, lower, upper, t, *hidden)`` of shape ``(*batch, 1 + n + k)``, what the caller's
-    functions close over, and the batch that they have."""
+    """The stage (1) as ``f(tau, x_init, lower, upper, t, *hidden)`` of shape ``(*batch, 1 + n + k)``, or only those
+    parts ``of`` it that are named; what the caller's functions close over, and the batch that they have."""
 
     f: Callable[..., Tensor]
     hidden: list[Tensor]
@@ -56,15 +57,17 @@ def make_model(
     k = values[2].shape[-1] if constraints is not None else 0
     last = max(horizon - 2, 0)  # the last next state that counts
 
-    def f(tau: Tensor, _x: Tensor, _lower: Tensor, _upper: Tensor, t: Tensor, *hidden: Tensor) -> Tensor:
-        def call(name: str, t: Tensor) -> Tensor:
-            arguments = (tau[..., :n], tau[..., n:], t.reshape(())) if timed[name] else (tau[..., :n], tau[..., n:])
-            return explicit[name](*arguments, *hidden)
+    def f(
+        tau: Tensor, _x: Tensor, _lower: Tensor, _upper: Tensor, t: Tensor, *hidden: Tensor, of: Any = named
+    ) -> Tensor:
+        def value(name: str) -> Tensor:
+            when = t.clamp_max(last) if name == "dynamics" else t
+            arguments = (tau[..., :n], tau[..., n:], when.reshape(())) if timed[name] else (tau[..., :n], tau[..., n:])
+            part = explicit[name](*arguments, *hidden)
+            part = part.unsqueeze(-1) if name == "cost" else part
+            return part.expand(*tau.shape[:-1], part.shape[-1])
 
-        whole = tau.shape[:-1]
-        parts = [call("cost", t).unsqueeze(-1), call("dynamics", t.clamp_max(last))]
-        parts += [call("constraints", t)] if k else []
-        return torch.cat([part.expand(*whole, part.shape[-1]) for part in parts], dim=-1).to(tau.dtype)
+        return torch.cat([value(name) for name in of], dim=-1).to(tau.dtype)
 
     return Model(f, hidden, Layout(horizon, n, m, k), batch)
 
@@ -131,6 +134,10 @@ class Stage:
 
     def select(self, keep: Tensor) -> Stage:
         return replace(self, function=self.function.select(keep))
+
+    def only(self, name: str) -> Stage:
+        """Of "cost" or "dynamics" alone: ``(N, 1)`` or ``(N, n)`` out."""
+        return replace(self, function=replace(self.function, f=partial(self.function.f, of=[name])))
 
     def at(self, tau: Tensor, t: Tensor) -> Tensor:
         """At one time."""

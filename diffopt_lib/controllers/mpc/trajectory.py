@@ -138,10 +138,8 @@ def touching(u: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
 
 
 def cost_hessian(it: Iterate) -> Tensor:
-    layout = it.stage.layout
-    weights = it.tau.new_zeros(layout.T, len(it.tau), 1 + layout.n + layout.k)
-    weights[..., 0] = 1
-    return it.stage.hessian(it.tau.movedim(1, 0), weights).movedim(0, 1)
+    tau = it.tau.movedim(1, 0)
+    return it.stage.only("cost").hessian(tau, torch.ones_like(tau[..., :1])).movedim(0, 1)
 
 
 def convex(H: Tensor) -> Tensor:
@@ -177,8 +175,8 @@ def estimate_multipliers(it: Iterate) -> Tensor:
 
 def roll_out_controls(stage: Stage, x: Tensor, u: Tensor) -> Tensor:
     """τ ``(N, T, n + m)`` of the controls u."""
-    taus: list[Tensor] = []
+    dynamics, taus = stage.only("dynamics"), []
     for t in range(u.shape[1]):
         taus.append(torch.cat([x, u[:, t]], -1))
-        x = stage.layout.next_state(stage.at(taus[-1], torch.tensor(t, device=u.device)))
+        x = dynamics.at(taus[-1], torch.tensor(t, device=u.device))
     return torch.stack(taus, 1)
