@@ -30,14 +30,15 @@ from .harness.training import train
 from .imitators import SEEDS, SIZES, SYSTEMS, Learners, Networks, Plans, System, record
 
 TEST, BATCH = 10, 32
-STEPS = {"pendulum": 1_000, "cart-pole": 300}  # of the published 10,000 epochs, which are 1 to 4 steps each
+STEPS = 1_000  # an epoch has 1 to 3 of them; published: 10,000 epochs
 LEARNING_RATE, SMOOTHING = 5e-2, 0.5  # of RMSprop; it falls to 0, as there are few steps; published: 1e-2 throughout
 RESET, TURN = 50, 10  # steps after which warm starts are forgotten, and what is learned changes
 LEARNING_RATE_NN, STEPS_NN = 1e-3, 1_000  # published: 1e-4
 LEARNING_RATE_SYSID, STEPS_SYSID = 3e-2, 2000
 KINDS = {
     "pendulum": ("mpc.dx", "mpc.cost", "mpc.cost.dx", "sysid", "nn"),
-    "cart-pole": ("mpc.dx", "sysid"),
+    "cart-pole": ("mpc.dx", "mpc.cost", "sysid", "nn"),
+    "pendulum with friction": ("mpc.dx", "sysid", "nn"),
 }
 
 
@@ -99,10 +100,10 @@ def network_loss(model: Networks, who: Tensor, which: Tensor, x_init: Tensor, u:
 
 def run(run: Run) -> Outcome:
     """Train all kinds of learners on all systems, and measure (1) from ten other states."""
-    figures: dict[str, float | None] = {"seeds": float(SEEDS)}
+    figures: dict[str, float | None] = {"seeds": float(SEEDS), "steps": float(STEPS)}
+    figures |= {f"epochs, {size} plans": float(STEPS // max(1, size // BATCH)) for size in SIZES}
     for name, kinds in KINDS.items():
         system = SYSTEMS[name]
-        figures |= {f"{name}, {size} plans, epochs": float(STEPS[name] // max(1, size // BATCH)) for size in SIZES}
         known, test = record(run, system, max(SIZES), 0), record(run, system, TEST, 100)
         for kind in kinds:
             if kind == "nn":
@@ -134,8 +135,8 @@ def fit_planners(
               schedule=schedule, share=0.02)  # fmt: skip
     else:
         optimizer = torch.optim.RMSprop(parameters, lr=LEARNING_RATE, alpha=SMOOTHING)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS[name])
-        train(run, f"{name}, {kind}", model, optimizer, imitation_loss, batches(run, known), steps=STEPS[name],
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
+        train(run, f"{name}, {kind}", model, optimizer, imitation_loss, batches(run, known), steps=STEPS,
               schedule=schedule, share=0.15)  # fmt: skip
     losses = evaluate(lambda who, x_init: model(who, x_init).u, test)
     if "dx" not in learned:

@@ -19,7 +19,7 @@ from ..controllers.mpc import MPCSolution
 from .harness.experiment import Run
 
 HORIZON = 20
-SIZES, SEEDS = (10, 50, 100), 2
+SIZES, SEEDS = (10, 50, 100), 4
 MAX_ITERATIONS = 25  # of a plan; what is not finished then does not count
 IN_TRAINING = 8  # of a plan that starts from the last one; what is not finished goes on in its learner's next turn
 HIDDEN = 256
