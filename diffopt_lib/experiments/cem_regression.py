@@ -136,6 +136,7 @@ TRAININGS: dict[str, tuple[Solve, int]] = {
     "cross-entropy": (search, UPDATES),
     "gradient descent, longer": (descend, LONG),
     "any number of steps, longer": (descend, LONG),
+    "cross-entropy, longer": (search, LONG),
 }
 
 
