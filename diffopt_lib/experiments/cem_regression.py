@@ -16,9 +16,10 @@ energies are asked again with other numbers of iterations, and for their true mi
 
 The paper's setting: 100 points on [0, 2π], Adam with gradients clipped to the norm 1, three hidden layers of 128
 softplus units; 100,000 updates at 1e-3, three for each point, with a rate that is halved on plateaus. This one is made
-to fit into two minutes of one core: :data:`UPDATES` updates on :data:`BATCH` points each at 3e-3, in the last third of
+to fit into half an hour of one core: :data:`UPDATES` updates on :data:`BATCH` points each at 3e-3, in the last third of
 which the rate falls to zero, for three networks with different weights and points side by side. An update costs some
-eight times as much with the cross-entropy method as with descent, so (2) and (3) are also trained with :data:`LONG`.
+seven times as much with the cross-entropy method as with descent. So all are also trained with :data:`LONG` updates, of
+which those of (2) and (3) take as long as the few of the search.
 
 Source: Amos & Yarats, The differentiable cross-entropy method, 2020, sect. 5.1, and the settings of its public code.
 Chapter: book/2_differentiable/11_cem.
