@@ -8,8 +8,8 @@ nobody tells it what a digit means. The paper's items are described by sentences
 with digits there are ties, so only instances whose solution is unique are kept.
 
 One network, 512 hidden units, reads an item's two images and gives its weight and its price. Prices are divided by
-their length over the ten items, as in the public code: y* does not depend on it, but what comes back would, and would
-shrink all prices to the lower end of their range, where the sigmoid is flat. The network is trained through (1)
+their length over the ten items, as in the public code: y* does not depend on their common scale, and so no gradient
+should pull at it. The network is trained through (1)
 
 - with the gradient of CombOptNet, for weights and prices;
 - with the weights told, so that only prices are to be learned, by each of the three rules that :mod:`.integer` has.
