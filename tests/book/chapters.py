@@ -7,6 +7,7 @@ import nbformat
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
+COLUMN = 80  # characters of code that a page shows side by side
 
 
 def toc_files() -> list[str]:

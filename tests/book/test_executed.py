@@ -1,7 +1,7 @@
 """The executed chapters that the pages are made of: current, without errors, in time, with described figures."""
 
 import pytest
-from chapters import ROOT, chapters, has_tag, notebooks_below, read
+from chapters import COLUMN, ROOT, chapters, has_tag, notebooks_below, read
 
 from tools.build_book import STAGE, is_current, read_record, time_limit
 
@@ -23,6 +23,14 @@ def test_ran_from_top_to_bottom_without_an_error(chapter: str) -> None:
     outputs = [output for cell in cells for output in cell.outputs]
     assert [output for output in outputs if output.output_type == "error"] == []
     assert [output.text for output in outputs if output.get("name") == "stderr"] == []
+
+
+@each_chapter
+def test_printed_lines_fit_the_column(chapter: str) -> None:
+    for cell in read(STAGE / chapter).cells:
+        if cell.cell_type == "code" and not has_tag(cell, "remove-cell", "remove-output"):
+            printed = "".join(output.text for output in cell.outputs if output.get("name") == "stdout")
+            assert [line for line in printed.splitlines() if len(line) > COLUMN] == [], cell.id
 
 
 @each_chapter

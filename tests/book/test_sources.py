@@ -3,7 +3,19 @@
 import re
 
 import pytest
-from chapters import ROOT, chapters, code, markdown, markdown_pages, notebooks_below, page_text, read, toc_files
+from chapters import (
+    COLUMN,
+    ROOT,
+    chapters,
+    code,
+    has_tag,
+    markdown,
+    markdown_pages,
+    notebooks_below,
+    page_text,
+    read,
+    toc_files,
+)
 from pybtex.database import parse_file
 
 # What the book does not say: announcements, praise, fillers.
@@ -52,6 +64,17 @@ def test_asks_for_the_kernel_of_the_environment(chapter: str) -> None:
     assert notebook.metadata.kernelspec.name == "python3"
     ids = [cell.id for cell in notebook.cells]
     assert len(ids) == len(set(ids))
+
+
+@each_chapter
+def test_visible_code_fits_the_column(chapter: str) -> None:
+    shown = [
+        cell
+        for cell in read(chapter).cells
+        if cell.cell_type == "code" and not has_tag(cell, "hide-input", "remove-input", "remove-cell")
+    ]
+    lines = [(cell.id, line) for cell in shown for line in cell.source.splitlines()]
+    assert [(cell, line) for cell, line in lines if len(line) > COLUMN] == []
 
 
 @each_chapter
