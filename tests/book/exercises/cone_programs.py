@@ -8,7 +8,7 @@ SOLVED = "return solve_cone(c, A, b, cones).x[1 : 1 + n]"
 COUNTED = "torch.tensor(np.bincount(classifier.predict(images[pile] / 16), minlength=10) / 60)"
 WRONG = {
     "ex-cone-shares": [
-        Wrong("the classifier's digits counted", "y, sd = shares(P, torch.ones(60)),", f"y, sd = {COUNTED},"),
+        Wrong("the classifier's digits counted", "x, sd = shares(P, torch.ones(60)),", f"x, sd = {COUNTED},"),
         Wrong("bars of a binomial", SIZES, "y = shares(likelihood, ones)\n    return (y * (1 - y) / 60).sqrt()"),
         Wrong("sizes added up", SIZES, "return J.abs().sum(-1)"),
     ],
