@@ -84,7 +84,16 @@ WRONG = [
     # the curvature kept whole; the sum of single Newton steps
     Wrong("09_sensitivity", "ex-sens-group", "((s_ * ~gone)[:, None] * X_arc)", "(s_[:, None] * X_arc)"),
     Wrong("09_sensitivity", "ex-sens-group", "group = -torch", 'group = study["newton"][gone].sum(0) + 0 * -torch'),
-    # moves at random; down in place of up
+    # one step; the other tumors as well; too far; labels turned over in place of moves; moves at random; down, not up
+    Wrong("09_sensitivity", "ex-sens-poison", "steps=12", "steps=1"),
+    Wrong("09_sensitivity", "ex-sens-poison", "movable=owned, steps=12", "steps=12"),
+    Wrong("09_sensitivity", "ex-sens-poison", "X_train, 4.0, movable", "X_train, 8.0, movable"),
+    Wrong(
+        "09_sensitivity",
+        "ex-sens-poison",
+        "classifier(attack.data))",
+        "classifier(X_train, torch.where(owned, -y_train, y_train)))",
+    ),
     Wrong("09_sensitivity", "ex-sens-poison", "classifier(attack.data)", "classifier(X_train + noise[0])"),
     Wrong(
         "09_sensitivity",
