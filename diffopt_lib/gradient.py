@@ -5,8 +5,8 @@
 - ``"unroll"``: as the iterations do that led there. Exact for the iterate that was reached, converged or not; memory
   grows with their number, and the start gets a gradient.
 - ``"one_step"``: as the last update alone does, in which everything but θ is held. Exact for methods that converge
-  quadratically. Where an update contracts by a factor ρ < 1 the relative error is of the order of ρ (Bolte et al. 2023);
-  with momentum, or a memory of earlier steps, nothing bounds it.
+  quadratically. Where an update contracts by a factor ρ < 1 its relative error is of the order of ρ (Bolte et al.
+  2023); with momentum, or a memory of earlier steps, nothing bounds it.
 
 Chapter: book/1_optimization/03_derivatives.
 """

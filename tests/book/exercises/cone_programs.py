@@ -11,6 +11,11 @@ WRONG = {
         Wrong("the classifier's digits counted", "x, sd = shares(P, torch.ones(60)),", f"x, sd = {COUNTED},"),
         Wrong("bars of a binomial", SIZES, "y = shares(likelihood, ones)\n    return (y * (1 - y) / 60).sqrt()"),
         Wrong("sizes added up", SIZES, "return J.abs().sum(-1)"),
+        Wrong(
+            "one answer for the whole batch",
+            "-weights], -1)",
+            "-weights.reshape(-1, n).mean(0).expand_as(weights)], -1)",
+        ),
     ],
     "ex-cone-lasso": [
         Wrong("half the penalty", "lam.expand(n)", "lam.expand(n) / 2"),
@@ -35,6 +40,7 @@ WRONG = {
     "ex-cone-kelly": [
         Wrong("negative stakes", "A[0, 0] = -1", "A[0, 0] = 0"),
         Wrong("the odds exchanged", "-pi, pi - 1]", "pi - 1, -pi]"),
-        Wrong("no slope", "-beta, 1", "-beta.detach() + 0 * beta, 1"),
+        Wrong("no slope in what it pays", "-beta, 1", "-beta.detach() + 0 * beta, 1"),
+        Wrong("no slope in the chance", "-pi, pi - 1]", "-pi.detach() + 0 * pi, pi - 1]"),
     ],
 }

@@ -18,6 +18,7 @@ WRONG = {
     "ex-qp-relative": [
         Wrong("relative to the largest number", ALL, OFF + " / (1 + max(v.abs().max() for v in (Q, p, G, h)))"),
         Wrong("relative to nothing", ALL, OFF),
+        Wrong("0 of 0, where a bound of 0 is met", "none = 1e-300", "none = 0"),
         Wrong("without complementarity", "outside, holds_on, both]", "outside, holds_on]"),
         Wrong("multipliers of either sign", "outside, holds_on, both]", "outside, both]"),
     ],

@@ -24,6 +24,14 @@ WRONG = {
         Wrong("the sum of single Newton steps", "group = -torch", 'group = study["newton"][gone].sum(0) + 0 * -torch'),
     ],
     "ex-sens-poison": [
+        Wrong("one step", "steps=12", "steps=1"),
+        Wrong("the other tumors as well", "movable=owned, steps=12", "steps=12"),
+        Wrong("too far", "X_train, 4.0, movable", "X_train, 8.0, movable"),
+        Wrong(
+            "labels turned over in place of moves",
+            "classifier(attack.data))",
+            "classifier(X_train, torch.where(owned, -y_train, y_train)))",
+        ),
         Wrong("moves at random", "classifier(attack.data)", "classifier(X_train + noise[0])"),
         Wrong("down in place of up", "poison(classifier, known_loss", "poison(classifier, lambda t: -known_loss(t)"),
     ],
