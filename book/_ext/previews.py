@@ -1,8 +1,8 @@
 """What a reference leads to, for the pages that show it in place (`book/_static/previews.js`).
 
-An equation, theorem, exercise, figure, glossary term or work of the same page is copied by the page itself. Of other
-pages a page opened from disk may fetch nothing, so what some page refers to is written here into one script, which is
-loaded at the first such reference; links that have their target in it say so by `data-preview`.
+Links to an equation, theorem, exercise, figure, glossary term or work are marked here by `data-preview`. What stands on
+the same page is copied by the page itself. Of other pages a page opened from disk may fetch nothing, so what some page
+refers to is written into one script, which is loaded at the first such reference.
 """
 
 import json
@@ -15,7 +15,7 @@ from bs4 import BeautifulSoup, Tag
 from sphinx.application import Sphinx
 
 SCRIPT = "preview_targets.js"
-LINK = re.compile(r'<a class="reference internal" href="([^"#]+\.html)#([^"]+)"')
+LINK = re.compile(r'<a class="reference internal" href="([^"#]*)#([^"]+)"')
 TARGETS = "div.math[id], div.proof[id], div.exercise[id], figure[id], dl.glossary > dt[id], div.citation[id]"
 
 
@@ -42,10 +42,9 @@ def plain(target: Tag, page: str) -> str:
     return str(part)
 
 
-def targets_of(out: Path, page: str, ids: set[str]) -> dict[str, str]:
-    """Those of the ids on a page that can be shown, by `page#id`."""
-    soup = BeautifulSoup((out / page).read_text(encoding="utf-8"), "html.parser")
-    return {f"{page}#{tag['id']}": plain(tag, page) for tag in soup.select(TARGETS) if tag["id"] in ids}
+def address(page: str, link: re.Match) -> tuple[str, str]:
+    """The page and the id that a link on a page leads to."""
+    return normpath(join(dirname(page), unquote(link[1]))) if link[1] else page, unquote(link[2])
 
 
 def write_previews(app: Sphinx, error: Exception | None) -> None:
@@ -53,24 +52,23 @@ def write_previews(app: Sphinx, error: Exception | None) -> None:
         return
     out = Path(app.outdir)
     pages = {path.relative_to(out).as_posix(): path for path in out.rglob("*.html")}
-    wanted: dict[str, set[str]] = {}
-
-    def target_of(page: str, found: re.Match) -> tuple[str, str]:
-        return normpath(join(dirname(page), unquote(found[1]))), unquote(found[2])
-
-    for page, path in pages.items():
-        for found in LINK.finditer(path.read_text(encoding="utf-8")):
-            target, name = target_of(page, found)
-            wanted.setdefault(target, set()).add(name)
-    known: dict[str, str] = {}
-    for target in sorted(wanted.keys() & pages.keys()):
-        known |= targets_of(out, target, wanted[target])
+    links = {
+        page: {address(page, link) for link in LINK.finditer(path.read_text(encoding="utf-8"))}
+        for page, path in pages.items()
+    }
+    wanted = set().union(*links.values())
+    targets: dict[tuple[str, str], Tag] = {}
+    for page in sorted({page for page, _ in wanted} & pages.keys()):
+        soup = BeautifulSoup(pages[page].read_text(encoding="utf-8"), "html.parser")
+        targets |= {(page, tag["id"]): tag for tag in soup.select(TARGETS) if (page, tag["id"]) in wanted}
     for page, path in pages.items():
 
-        def mark(found: re.Match, page: str = page) -> str:
-            return f'{found[0]} data-preview=""' if "#".join(target_of(page, found)) in known else found[0]
+        def mark(link: re.Match, page: str = page) -> str:
+            return f'{link[0]} data-preview=""' if address(page, link) in targets else link[0]
 
         path.write_text(LINK.sub(mark, path.read_text(encoding="utf-8")), encoding="utf-8")
+    afar = {target for page, found in links.items() for target in found if target[0] != page}
+    known = {"#".join(target): plain(tag, target[0]) for target, tag in targets.items() if target in afar}
     text = json.dumps(known, ensure_ascii=False, indent=0)
     (out / "_static" / SCRIPT).write_text(f"window.previewTargets = {text};\n", encoding="utf-8")
 

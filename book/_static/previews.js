@@ -1,9 +1,9 @@
 // A reference to an equation, theorem, exercise, figure, term or work shows it in place: under the pointer, on focus,
-// and at the first tap of a finger; the second tap follows the link. Escape puts it away. What stands on another page
-// is in preview_targets.js, since a page opened from disk may not read its neighbours.
+// and at the first tap of a finger; the second tap follows the link. Escape puts it away. Which links have something to
+// show is for book/_ext/previews.py to say. What stands on another page is in preview_targets.js, since a page opened
+// from disk may not read its neighbours.
 
-const TARGETS = ":is(div.math, div.proof, div.exercise, figure, .glossary dt, div.citation)";
-const REFERENCES = ".bd-article a.reference.internal[href*='#']";
+const REFERENCES = ".bd-article a[data-preview]";
 const SHOW_MS = 250;
 const HIDE_MS = 250;
 
@@ -31,15 +31,11 @@ function elsewhere() {
   return loading;
 }
 
-/** The target of a link on this page, if it can be shown. @param {HTMLAnchorElement} link */
+/** The target of a link, if it is on this page. @param {HTMLAnchorElement} link */
 function targetHere(link) {
   const samePage = link.pathname === location.pathname;
-  const target = samePage ? document.getElementById(decodeURIComponent(link.hash.slice(1))) : null;
-  return target?.matches(TARGETS) ? target : null;
+  return samePage ? document.getElementById(decodeURIComponent(link.hash.slice(1))) : null;
 }
-
-/** @param {HTMLAnchorElement} link */
-const hasPreview = (link) => link.dataset.preview !== undefined || targetHere(link) !== null;
 
 /** @param {Element} target */
 function copyOf(target) {
@@ -133,7 +129,7 @@ function hide() {
 /** @param {Event} event @returns {HTMLAnchorElement | null} */
 function referenceOf(event) {
   const link = event.target instanceof Element ? event.target.closest(REFERENCES) : null;
-  return link instanceof HTMLAnchorElement && hasPreview(link) ? link : null;
+  return link instanceof HTMLAnchorElement ? link : null;
 }
 
 /** @param {() => void} act @param {number} wait */
