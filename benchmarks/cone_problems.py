@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import clarabel
@@ -13,7 +13,7 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
-from .method import checked, largest, rounded, to_numpy
+from .method import Tensors, checked, largest, rounded, to_numpy
 
 CHECKED = 8  # elements of a batch on which accuracy is measured
 
@@ -48,25 +48,21 @@ def lower_to_upper(k: int) -> list[int]:
 
 
 @dataclass(frozen=True)
-class ConeProgram:
+class ConeProgram(Tensors):
     """min cᵀx s.t. b − Ax ∈ K: a batch, every parameter batched."""
 
     A: Tensor
     b: Tensor
     c: Tensor
     shape: Shape
-    parameters: list[Tensor] = field(init=False)
 
-    def __post_init__(self):
-        object.__setattr__(self, "parameters", [self.A, self.b, self.c])
+    @property
+    def parameters(self) -> list[Tensor]:
+        return [self.A, self.b, self.c]
 
     @property
     def y_shape(self) -> torch.Size:
         return self.c.shape
-
-    def to(self, device: torch.device, dtype: torch.dtype) -> ConeProgram:
-        A, b, c = (parameter.to(device, dtype) for parameter in self.parameters)
-        return ConeProgram(A, b, c, self.shape)
 
     def accuracy(self, y: Tensor, grads: list[Tensor], cotangent: Tensor) -> dict[str, float | str | None]:
         """The worst errors of the solution and of a gradient over the elements that are checked, both relative."""

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .method import checked, largest, rounded, to_numpy
+from .method import Tensors, checked, largest, rounded, to_numpy
 from .qp_problems import Reference, gradients, reference
 
 CHECKED = 4  # elements of a batch on which accuracy is measured
@@ -22,7 +22,7 @@ NAMES = ("x_init", "C", "c", "F")
 
 
 @dataclass(frozen=True)
-class Control:
+class Control(Tensors):
     """min Σ ½ τᵀC_tτ + c_tᵀτ s.t. x_{t+1} = F_t τ_t, x_1 = x_init, |u| ≤ bound: a batch, every parameter batched."""
 
     x_init: Tensor
@@ -43,10 +43,6 @@ class Control:
     @property
     def bounded(self) -> bool:
         return math.isfinite(self.bound)
-
-    def to(self, device: torch.device, dtype: torch.dtype) -> Control:
-        x_init, C, c, F = (parameter.to(device, dtype) for parameter in self.parameters)
-        return Control(x_init, C, c, F, self.bound)
 
     def element(self, i: int) -> list[Tensor]:
         return [parameter[i].detach().cpu().double() for parameter in self.parameters]

@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from .method import largest, rounded, to_numpy
+from .method import Tensors, largest, rounded, to_numpy
 
 WIDTHS = (1, 40, 40, 1)
 SHAPES = tuple(shape for a, b in pairwise(WIDTHS) for shape in ((b, a), (b,)))
@@ -17,7 +17,7 @@ POINTS = 10
 
 
 @dataclass(frozen=True)
-class InnerLoop:
+class InnerLoop(Tensors):
     """Gradient descent on the squared error of a network 1–40–40–1 with tanh, for a batch of tasks.
 
     Attributes:
@@ -40,10 +40,6 @@ class InnerLoop:
     @property
     def y_shape(self) -> torch.Size:
         return torch.Size([len(self.x), len(self.start)])
-
-    def to(self, device: torch.device, dtype: torch.dtype) -> InnerLoop:
-        start, rate, x, targets = (t.to(device, dtype) for t in (self.start, self.rate, self.x, self.targets))
-        return InnerLoop(start, rate, x, targets, self.steps)
 
     @cached_property
     def exact(self) -> InnerLoop:

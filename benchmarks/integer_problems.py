@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .method import largest, rounded, to_numpy
+from .method import Tensors, largest, rounded, to_numpy
 
 LAMBDA = 10.0
 CAPACITY, ITEMS = 1.0, 10
 
 
 @dataclass(frozen=True)
-class Program:
+class Program(Tensors):
     """min cᵀy over Ay ≤ b, 0 ≤ y ≤ 1, whole: a batch of costs. ``side`` is that of the grid, 0 for a knapsack."""
 
     c: Tensor
@@ -36,10 +36,6 @@ class Program:
     @property
     def y_shape(self) -> torch.Size:
         return self.c.shape
-
-    def to(self, device: torch.device, dtype: torch.dtype) -> Program:
-        c, A, b = (t.to(device, dtype) for t in (self.c, self.A, self.b))
-        return Program(c, A, b, self.side)
 
     @cached_property
     def points(self) -> np.ndarray:

@@ -20,14 +20,14 @@ from torch import Tensor
 from diffopt_lib.layers.least_squares import SE2
 from diffopt_lib.layers.least_squares.pose_graph import PoseGraph, synthetic
 
-from .method import checked, largest, rounded, to_numpy
+from .method import Tensors, checked, largest, rounded, to_numpy
 
 CHECKED = 4  # elements of a batch on which accuracy is measured
 Residual = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Saturated:
+class Saturated(Tensors):
     """r = tanh(A y) + A y / 10 − b, ``(batch, m)`` in n unknowns, started near a point that fits but for noise."""
 
     A: Tensor
@@ -41,9 +41,6 @@ class Saturated:
     @property
     def y_shape(self) -> torch.Size:
         return self.y0.shape
-
-    def to(self, device: torch.device, dtype: torch.dtype) -> Saturated:
-        return Saturated(*(t.to(device, dtype) for t in (self.A, self.b, self.y0)))
 
     @cached_property
     def references(self) -> dict[int, Tensor]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, fields, replace
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -30,6 +30,15 @@ class Problem(Protocol):
 
     def accuracy(self, y: Tensor, gradients: list[Tensor], cotangent: Tensor) -> dict[str, float | str | None]:
         """How far a solution and the gradients of all parameters are off."""
+
+
+@dataclass(frozen=True)
+class Tensors:
+    """A problem whose fields are tensors, and what is the same on every device."""
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Self:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: v.to(device, dtype) for name, v in values.items() if isinstance(v, Tensor)})
 
 
 @dataclass(frozen=True)

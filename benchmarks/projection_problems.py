@@ -8,7 +8,7 @@ scipy's trust region method for doubly stochastic matrices.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -18,14 +18,14 @@ import scipy.special
 import torch
 from torch import Tensor
 
-from .method import checked, largest, rounded, to_numpy
+from .method import Tensors, checked, largest, rounded, to_numpy
 
 CHECKED = 8  # elements of a batch on which accuracy is measured
 Reference = tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]
 
 
 @dataclass(frozen=True)
-class Projection:
+class Projection(Tensors):
     """A batch of points x ``(batch, n)`` or score matrices ``(batch, n, n)`` for one of the library's projections.
 
     Attributes:
@@ -37,17 +37,14 @@ class Projection:
     layer: str
     x: Tensor
     settings: dict[str, Any]
-    parameters: list[Tensor] = field(init=False)
 
-    def __post_init__(self):
-        object.__setattr__(self, "parameters", [self.x])
+    @property
+    def parameters(self) -> list[Tensor]:
+        return [self.x]
 
     @property
     def y_shape(self) -> torch.Size:
         return self.x.shape
-
-    def to(self, device: torch.device, dtype: torch.dtype) -> Projection:
-        return Projection(self.layer, self.x.to(device, dtype), self.settings)
 
     @cached_property
     def references(self) -> dict[int, Reference]:

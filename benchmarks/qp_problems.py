@@ -12,13 +12,13 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
-from .method import checked, largest, rounded, to_numpy
+from .method import Tensors, checked, largest, rounded, to_numpy
 
 CHECKED = 16  # elements of a batch on which accuracy is measured
 
 
 @dataclass(frozen=True)
-class QP:
+class QP(Tensors):
     """min ½ yᵀQy + pᵀy s.t. Ay = b, Gy ≤ h: a batch, every parameter batched."""
 
     Q: Tensor
@@ -35,9 +35,6 @@ class QP:
     @property
     def y_shape(self) -> torch.Size:
         return self.p.shape
-
-    def to(self, device: torch.device, dtype: torch.dtype) -> QP:
-        return QP(*(parameter.to(device, dtype) for parameter in self.parameters))
 
     def numpy(self, i: int) -> list[np.ndarray]:
         return [to_numpy(parameter[i]) for parameter in self.parameters]

@@ -16,7 +16,7 @@ from scipy.optimize import brentq
 from scipy.special import ndtr
 from torch import Tensor
 
-from .method import checked, largest, rounded, to_numpy
+from .method import Tensors, checked, largest, rounded, to_numpy
 from .qp_problems import Reference, gradients, reference
 
 CHECKED = 3  # elements of a batch on which accuracy is measured
@@ -26,7 +26,7 @@ STEP = 1e-5  # of the central differences
 
 
 @dataclass(frozen=True)
-class Battery:
+class Battery(Tensors):
     """Prices ``(days, 24)``; the answer is the charge beside the discharge, ``(days, 48)``."""
 
     prices: Tensor
@@ -38,9 +38,6 @@ class Battery:
     @property
     def y_shape(self) -> torch.Size:
         return torch.Size((len(self.prices), 2 * HOURS))
-
-    def to(self, device: torch.device, dtype: torch.dtype) -> Battery:
-        return Battery(self.prices.to(device, dtype))
 
     @cached_property
     def references(self) -> dict[int, tuple[list[np.ndarray], Reference]]:
@@ -71,7 +68,7 @@ def battery_program(prices: np.ndarray) -> list[np.ndarray]:
 
 
 @dataclass(frozen=True)
-class Generator:
+class Generator(Tensors):
     """Forecasts μ and σ ``(days, 24)`` and a ramp limit; the answer is the schedule."""
 
     mean: Tensor
@@ -85,9 +82,6 @@ class Generator:
     @property
     def y_shape(self) -> torch.Size:
         return self.mean.shape
-
-    def to(self, device: torch.device, dtype: torch.dtype) -> Generator:
-        return Generator(self.mean.to(device, dtype), self.std.to(device, dtype), self.ramp)
 
     def accuracy(self, y: Tensor, grads: list[Tensor], cotangent: Tensor) -> dict[str, float | str | None]:
         off, wrong = 0.0, 0.0
