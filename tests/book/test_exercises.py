@@ -117,6 +117,6 @@ def test_a_solution_ends_in_its_check(chapter: str, label: str) -> None:
 
 
 @pytest.mark.parametrize("chapter", chapters())
-def test_every_exercise_has_a_wrong_answer(chapter: str) -> None:
+def test_every_exercise_has_wrong_answers(chapter: str) -> None:
     assert set(judge(chapter).WRONG) == set(solutions(chapter))
-    assert all(judge(chapter).WRONG.values())
+    assert [label for label, answers in judge(chapter).WRONG.items() if len(answers) < 2] == []

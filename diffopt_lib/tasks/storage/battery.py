@@ -8,6 +8,7 @@ for τ_t = (x_{t−1}, a_t, b_t); the rows of E are those of a, of b, and e = (1
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +16,19 @@ from torch import Tensor
 from ...batch.products import largest
 from ...controllers.boxed import TimeFirst
 from ...validate import NO_BOUND
+
+
+class Terms(NamedTuple):
+    """What the user gives: prices ``(*batch, T)``, and the others ``(*batch, 1)``."""
+
+    prices: Tensor
+    flexibility: Tensor
+    health: Tensor
+    capacity: Tensor
+    efficiency: Tensor
+    charge_rate: Tensor
+    discharge_rate: Tensor
+    start: Tensor
 
 
 @dataclass(frozen=True)
@@ -36,17 +50,9 @@ class Battery(TimeFirst):
         return self.E[..., 2:, :]
 
 
-def make_battery(
-    prices: Tensor,
-    flexibility: Tensor,
-    health: Tensor,
-    capacity: Tensor,
-    efficiency: Tensor,
-    charge_rate: Tensor,
-    discharge_rate: Tensor,
-    start: Tensor,
-) -> Battery:
+def make_battery(terms: Terms) -> Battery:
     """Problem (1) for rows ``(N, ·)``."""
+    prices, flexibility, health, capacity, efficiency, charge_rate, discharge_rate, start = terms
     one, none = torch.ones_like(efficiency), torch.zeros_like(efficiency)
     e = torch.cat([one, efficiency, -one], -1)
     E = torch.stack([torch.cat([none, one, none], -1), torch.cat([none, none, one], -1), e], -2)
@@ -67,24 +73,16 @@ def room_of(battery: Battery, tau: Tensor) -> Tensor:
     return torch.cat([v, battery.upper - v], -1)
 
 
-def check(
-    prices: Tensor,
-    flexibility: Tensor,
-    health: Tensor,
-    capacity: Tensor,
-    efficiency: Tensor,
-    charge_rate: Tensor,
-    discharge_rate: Tensor,
-    start: Tensor,
-) -> None:
+def check(terms: Terms) -> None:
     def demand(holds: Tensor, name: str, expected: str, value: Tensor) -> None:
         if not holds.all():
             raise ValueError(f"{name} must be {expected}, got {value[~holds.expand(value.shape)][0].item():g}")
 
-    demand(flexibility >= 0, "flexibility", "at least 0", flexibility)
-    positive = dict(health=health, capacity=capacity, charge_rate=charge_rate, discharge_rate=discharge_rate)
-    for name, value in positive.items():
+    demand(terms.flexibility >= 0, "flexibility", "at least 0", terms.flexibility)
+    for name in ("health", "capacity", "charge_rate", "discharge_rate"):
+        value = getattr(terms, name)
         demand(value > 0, name, "positive", value)
-    demand((efficiency > 0) & (efficiency <= 1), "efficiency", "greater than 0 and at most 1", efficiency)
-    start, capacity = torch.broadcast_tensors(start, capacity)
+    eta = terms.efficiency
+    demand((eta > 0) & (eta <= 1), "efficiency", "greater than 0 and at most 1", eta)
+    start, capacity = torch.broadcast_tensors(terms.start, terms.capacity)
     demand((start >= 0) & (start <= capacity), "start", "between 0 and the capacity", start)

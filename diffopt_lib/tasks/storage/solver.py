@@ -21,7 +21,7 @@ from ...controllers.boxed import TimeFirst
 from ...controllers.mpc.layout import Layout, store
 from ...controllers.riccati import factorise, find_policy, follow
 from ...solution import SOLVED, STUCK, raise_failed
-from .battery import Battery, check, make_battery, room_of
+from .battery import Battery, Terms, check, make_battery, room_of
 from .finish import choose, error_of, hold, with_costates
 
 MAX_ITERATIONS = 60
@@ -72,9 +72,9 @@ class Arrived(NamedTuple):
 
 def solve(layout: Layout, on_failure: str, *theta: Tensor) -> tuple[Tensor, ...]:
     """z of :mod:`.derivative`, residual, converged, iterations, active bounds, and the factorised conditions."""
-    check(*theta)
+    check(Terms(*theta))
     batch = theta[0].shape[:-1]
-    battery = make_battery(*(t.expand(*batch, t.shape[-1]).reshape(-1, t.shape[-1]) for t in theta))
+    battery = make_battery(Terms(*(t.expand(*batch, t.shape[-1]).reshape(-1, t.shape[-1]) for t in theta)))
     arrived = iterate(Interior(battery, *_begin(battery)), _look, _go_on, MAX_ITERATIONS)
     tau, push, side = (v.movedim(1, 0).unsqueeze(-1) for v in (arrived.tau, arrived.push, arrived.side))
     kkt, on_bounds = hold(battery, side)

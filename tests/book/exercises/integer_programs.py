@@ -14,7 +14,9 @@ WRONG = {
         Wrong("a division that is not differentiated", "keepdim=True) if divide", "keepdim=True).detach() if divide"),
         Wrong("one length for all programs", "leaf.norm(dim=-1, keepdim=True)", "leaf.norm()"),
         Wrong(
-            "scaled to the largest entry", "leaf.norm(dim=-1, keepdim=True)", "(1 + leaf.norm(dim=-1, keepdim=True))"
+            "a length that is kept away from zero",
+            "leaf.norm(dim=-1, keepdim=True)",
+            "(1 + leaf.norm(dim=-1, keepdim=True))",
         ),
     ],
     "ex-ip-basis": [

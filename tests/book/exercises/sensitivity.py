@@ -5,7 +5,10 @@ from exercises import Wrong
 CELLS = ("setup", "data", "scratch", "loo", "cook-code")
 SHORTER = {"loo": [("DECAYS = (1.0, 0.1, 0.01)", "DECAYS = (1.0,)")]}
 WRONG = {
-    "ex-sens-sum": [Wrong("the intercept decays as well", "theta[..., :2].square()", "theta.square()")],
+    "ex-sens-sum": [
+        Wrong("the intercept decays as well", "theta[..., :2].square()", "theta.square()"),
+        Wrong("the other side of the line", "normal_ = free_fit", "normal_ = -free_fit"),
+    ],
     "ex-sens-decay": [
         Wrong("a forgotten half", "first_ = t_ @ t_ / 2", "first_ = t_ @ t_"),
         Wrong("the sign of the second derivative", "second_ = -t_", "second_ = t_"),

@@ -14,6 +14,11 @@ WRONG = {
     ],
     "ex-topk-hot": [
         Wrong(
+            "the upper edge alone",
+            "max(offset.max() / (1 - level), -offset.min() / level)",
+            "offset.max() / (1 - level)",
+        ),
+        Wrong(
             "the slope of the softargmax",
             "level * (1 - level) * (x - x.mean()) / tau",
             "level * (x - x.mean()) / tau",
@@ -33,5 +38,8 @@ WRONG = {
         Wrong("LML itself", "return torch.func.grad(log_sum)(x)", "return soft_top_k(x, k, tau)"),
         Wrong("the softargmax k times", "return torch.func.grad(log_sum)(x)", "return k * softargmax(x, tau)"),
     ],
-    "ex-topk-both": [Wrong("one question only", "for k in (1, 3))", "for k in (3,))")],
+    "ex-topk-both": [
+        Wrong("one question only", "asking(1, 3)", "asking(3)"),
+        Wrong("cross-entropy, the baseline", "train(0.6, asking(1, 3))", 'found[0.6, "cross-entropy"]'),
+    ],
 }
