@@ -125,8 +125,9 @@ def test_presets_say_where_the_derivative_is_taken_or_none_does(chapter: str) ->
     source = re.sub(r"^%.*$", "", code(read(chapter)), flags=re.MULTILINE)
     keywords = [part for part in ast.walk(ast.parse(source)) if isinstance(part, ast.keyword)]
     for presets in (part.value for part in keywords if part.arg == "presets" and isinstance(part.value, ast.Dict)):
-        keys = [{key.value for key in preset.keys} for preset in presets.values]
-        assert len({"anchor" in names for names in keys}) == 1, keys
+        written_out = [preset for preset in presets.values if isinstance(preset, ast.Dict)]
+        keys = [{key.value for key in preset.keys} for preset in written_out]
+        assert len({"anchor" in names for names in keys}) <= 1, keys
 
 
 @each_chapter
