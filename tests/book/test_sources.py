@@ -1,5 +1,6 @@
 """The committed chapters: clean files with the anatomy that CONTRIBUTING.md describes."""
 
+import ast
 import re
 
 import pytest
@@ -116,6 +117,17 @@ def test_has_an_explorer_and_a_question_before_it(chapter: str) -> None:
     assert any(
         "?" in cells[j].source for i in places for j in range(max(0, i - 3), i) if cells[j].cell_type == "markdown"
     )
+
+
+@each_chapter
+def test_presets_say_where_the_derivative_is_taken_or_none_does(chapter: str) -> None:
+    """Else a prediction depends on which button was pressed before."""
+    source = re.sub(r"^%.*$", "", code(read(chapter)), flags=re.MULTILINE)
+    keywords = [part for part in ast.walk(ast.parse(source)) if isinstance(part, ast.keyword)]
+    for presets in (part.value for part in keywords if part.arg == "presets" and isinstance(part.value, ast.Dict)):
+        written_out = [preset for preset in presets.values if isinstance(preset, ast.Dict)]
+        keys = [{key.value for key in preset.keys} for preset in written_out]
+        assert len({"anchor" in names for names in keys}) <= 1, keys
 
 
 @each_chapter
