@@ -19,7 +19,7 @@ import matplotlib
 import matplotlib.pyplot as plt
 import pytest
 import torch
-from chapters import chapters, read
+from chapters import COLUMN, chapters, has_tag, read
 from exercises import Wrong
 
 PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
@@ -49,7 +49,7 @@ def blocks(text: str, kind: str) -> dict[str, str]:
 @cache
 def solutions(chapter: str) -> dict[str, str]:
     """The code of every folded solution, with its check, by the label of its exercise."""
-    cells = read(chapter).cells
+    cells = [cell for cell in read(chapter).cells if not has_tag(cell, "remove-cell")]
     text = "\n\n".join(c.source if c.cell_type == "markdown" else f"```python\n{c.source}\n```" for c in cells)
     given = blocks(text, "exercise")
     return {label: "\n".join([code, given[label]]) for label, code in blocks(text, "solution").items()}
@@ -114,6 +114,11 @@ def test_fails_a_plausible_wrong_answer(chapter: str, label: str, answer: Wrong)
 def test_a_solution_ends_in_its_check(chapter: str, label: str) -> None:
     last = ast.unparse(ast.parse(solutions(chapter)[label]).body[-1])
     assert re.search(r"\bassert |assert_close\(", last)
+
+
+@pytest.mark.parametrize(("chapter", "label"), EXERCISES)
+def test_a_solution_fits_the_column(chapter: str, label: str) -> None:
+    assert [line for line in solutions(chapter)[label].splitlines() if len(line) > COLUMN] == []
 
 
 @pytest.mark.parametrize("chapter", chapters())

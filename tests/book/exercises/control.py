@@ -14,7 +14,7 @@ WRONG = {
         Wrong("a few sweeps, V still moves", "range(2000)", "range(20)"),
         Wrong(
             "the cost alone, no later steps",
-            "torch.linalg.solve(eye_ - torch.kron(closed_.T, closed_.T), change_.flatten())",
+            "torch.linalg.solve(lyapunov, change_.flatten())",
             "change_.flatten()",
         ),
         Wrong("the equation of a covariance", "torch.kron(closed_.T, closed_.T)", "torch.kron(closed_, closed_)"),

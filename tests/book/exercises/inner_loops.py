@@ -3,14 +3,19 @@
 from exercises import Wrong
 
 CELLS = ("setup", "data", "first-gradient", "scratch", "library")
+BALANCED = "balance(6), balance(3)"
 WRONG = {
     "ex-inner-first": [
-        Wrong("the two exchanged", "for p in (6, 3))", "for p in (3, 6))"),
-        Wrong("the plain mean weighted by curvature, without the loop", "for p in (6, 3))", "for p in (0, 3))"),
-        Wrong("K factors in both", "for p in (6, 3))", "for p in (3, 3))"),
-        Wrong("2 K factors in both", "for p in (6, 3))", "for p in (6, 6))"),
-        Wrong("the mean for first-order MAML", "for p in (6, 3))", "for p in (6, 0))"),
-        Wrong("the inner gradients' curvature forgotten", "(h * (1 - 0.5 * h) ** p * c)", "((1 - 0.5 * h) ** p * c)"),
+        Wrong("the two exchanged", BALANCED, "balance(3), balance(6)"),
+        Wrong("the plain mean weighted by curvature, without the loop", BALANCED, "balance(0), balance(3)"),
+        Wrong("K factors in both", BALANCED, "balance(3), balance(3)"),
+        Wrong("2 K factors in both", BALANCED, "balance(6), balance(6)"),
+        Wrong("the mean for first-order MAML", BALANCED, "balance(6), balance(0)"),
+        Wrong(
+            "the inner gradients' curvature forgotten",
+            "weights = h * (1 - 0.5 * h) ** p",
+            "weights = (1 - 0.5 * h) ** p",
+        ),
     ],
     "ex-inner-online": [
         Wrong("the sign", "-(after @ before)", "after @ before"),
@@ -23,8 +28,8 @@ WRONG = {
         Wrong("the sum for the mean", "X.T @ X / 5", "X.T @ X"),
         Wrong(
             "the limit of no penalty",
-            "0.5 * torch.linalg.inv(X.T @ X / 5 + 0.5 * torch.eye(8, dtype=torch.float64))",
-            "torch.eye(8, dtype=torch.float64) - torch.linalg.pinv(X) @ X",
+            "0.5 * torch.linalg.inv(S + 0.5 * eye)",
+            "eye - torch.linalg.pinv(X) @ X",
         ),
         Wrong("ridge regression towards zero", "expected = 0.5", "expected = 0.0"),
     ],

@@ -7,7 +7,7 @@ WRONG = {
     "ex-ip-shrink": [
         Wrong(
             "a wish that is not feasible",
-            "wish = solve_integer(torch.randn(200, 4, generator=generator), A, b, 0, 1).y",
+            "wish = solve_integer(others, A, b, 0, 1).y",
             "wish = torch.rand(200, 4, generator=generator).round()",
         ),
         Wrong("the sign", "((y - wish).square()", "(-(y - wish).square()"),

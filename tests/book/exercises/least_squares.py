@@ -20,12 +20,12 @@ WRONG = {
     "ex-nls-bound": [
         Wrong(
             "Gauss–Newton's matrix",
-            "torch.func.hessian(lambda y: 0.5 * decay(y, data).square().sum())(y.detach())",
+            "torch.func.hessian(objective)(y.detach())",
             "(lambda J: J.T @ J)(torch.func.jacrev(decay)(y.detach(), data))",
         ),
         Wrong("the sign", "-torch.linalg.solve(H[:2", "torch.linalg.solve(H[:2"),
         Wrong("as if the other coordinate stayed", "-torch.linalg.solve(H[:2, :2], H[:2, 2])[0]", "-H[0, 2] / H[0, 0]"),
-        Wrong("as if the bound always pressed", "if y[2] == u else", "if True else"),
-        Wrong("as if it never pressed", "if y[2] == u else", "if False else"),
+        Wrong("as if the bound always pressed", "if y[2] == u:", "if True:"),
+        Wrong("as if it never pressed", "if y[2] == u:", "if False:"),
     ],
 }
