@@ -87,7 +87,7 @@ def test_the_shipped_energies_are_what_the_chapter_says(network_number):
     own, more = (error("gradient descent", partial(descend, iterations=n)) for n in (10, 50))
     assert own < 0.7 and more > 10 * own
     own, twice, more = (error("cross-entropy", partial(search, iterations=n)) for n in (10, 20, 50))
-    assert abs(more - own) < 0.15 and abs(more - twice) < 0.01
+    assert abs(more - own) < 0.3 and abs(more - twice) < 0.01
     assert abs(error("cross-entropy", cem_regression.grid_minimum) - more) < 0.01
 
 
