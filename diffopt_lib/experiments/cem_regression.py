@@ -18,7 +18,7 @@ The paper's setting: 100 points on [0, 2π], Adam with gradients clipped to the 
 softplus units; 100,000 updates at 1e-3, three for each point, with a rate that is halved on plateaus. This one is made
 to fit into half an hour of one core: :data:`UPDATES` updates on :data:`BATCH` points each at 3e-3, in the last third of
 which the rate falls to zero, for three networks with different weights and points side by side. An update costs some
-eight times as much with the cross-entropy method as with descent. So all are also trained with :data:`LONG` updates, of
+nine times as much with the cross-entropy method as with descent. So all are also trained with :data:`LONG` updates, of
 which those of (2) and (3) take as long as the few of the search; and (3) with :data:`LONGEST`, as long as the search
 with many.
 
