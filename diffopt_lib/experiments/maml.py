@@ -15,8 +15,7 @@ classes of :mod:`.few_shot`, one and five examples of each in turn; pixels at ha
 the papers have four convolutions and Omniglot. The seeds (for digits, splits of the ten classes into five for training
 and five for testing) are trained side by side, as one more dimension of every tensor.
 
-Source: Finn et al. 2017, §5.1 and 5.2; Rajeswaran et al. 2019, algorithm 1 and table 2, whose damping of the linear
-system (1) is left out here.
+Source: Finn et al. 2017, §5.1 and 5.2; Rajeswaran et al. 2019, algorithm 1, without its damping of the system, table 2.
 Chapter: book/2_differentiable/14_inner_loops.
 """
 
