@@ -47,6 +47,11 @@ def code(notebook: nbformat.NotebookNode) -> str:
     return "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
 
 
+def shown_code(cells: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
+    """The code cells that a reader sees without unfolding anything."""
+    return [c for c in cells if c.cell_type == "code" and not has_tag(c, "remove-cell", "remove-input", "hide-input")]
+
+
 def page_text(path: str) -> str:
     """The text of a page of either kind."""
     return markdown(read(path)) if path.endswith(".ipynb") else (ROOT / path).read_text(encoding="utf-8")

@@ -8,7 +8,7 @@ import re
 
 import nbformat
 import pytest
-from chapters import chapters, has_tag, read
+from chapters import chapters, read, shown_code
 
 WORDS_BEFORE_IT_MOVES, THEOREMS_BEFORE_IT_MOVES, WORDS_IN_ALL = 1_200, 2, 6_500
 
@@ -26,9 +26,8 @@ def prose(cells: list[nbformat.NotebookNode]) -> int:
     return sum(words(cell.source) for cell in cells if cell.cell_type == "markdown")
 
 
-def shown_code(cells: list[nbformat.NotebookNode]) -> int:
-    shown = [c for c in cells if c.cell_type == "code" and not has_tag(c, "remove-cell", "remove-input", "hide-input")]
-    return sum(words(cell.source) for cell in shown)
+def code_words(cells: list[nbformat.NotebookNode]) -> int:
+    return sum(words(cell.source) for cell in shown_code(cells))
 
 
 def before_it_moves(chapter: str) -> list[nbformat.NotebookNode]:
@@ -51,7 +50,7 @@ def test_few_theorems_stand_before_it(chapter: str) -> None:
 @pytest.mark.parametrize("chapter", chapters())
 def test_is_not_too_long(chapter: str) -> None:
     cells = read(chapter).cells
-    assert prose(cells) + shown_code(cells) <= WORDS_IN_ALL
+    assert prose(cells) + code_words(cells) <= WORDS_IN_ALL
 
 
 def test_folded_text_and_equations_are_not_counted() -> None:

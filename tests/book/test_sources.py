@@ -9,12 +9,12 @@ from chapters import (
     ROOT,
     chapters,
     code,
-    has_tag,
     markdown,
     markdown_pages,
     notebooks_below,
     page_text,
     read,
+    shown_code,
     toc_files,
 )
 from pybtex.database import parse_file
@@ -69,12 +69,7 @@ def test_asks_for_the_kernel_of_the_environment(chapter: str) -> None:
 
 @each_chapter
 def test_visible_code_fits_the_column(chapter: str) -> None:
-    shown = [
-        cell
-        for cell in read(chapter).cells
-        if cell.cell_type == "code" and not has_tag(cell, "hide-input", "remove-input", "remove-cell")
-    ]
-    lines = [(cell.id, line) for cell in shown for line in cell.source.splitlines()]
+    lines = [(cell.id, line) for cell in shown_code(read(chapter).cells) for line in cell.source.splitlines()]
     assert [(cell, line) for cell, line in lines if len(line) > COLUMN] == []
 
 
